@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 from pbkv_cluster.core.errors import ConfigError, InvalidArgument
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from pbkv_cluster.cli.operation.down import down
 from pbkv_cluster.cli.operation.explain import explain
 from pbkv_cluster.cli.operation.node import node_app
 from pbkv_cluster.cli.operation.workflows import workflows_app
-from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.prediction.predictor import predictor_app
 from pbkv_cluster.cli.prediction.train import train
 from pbkv_cluster.cli.serving.demo import demo
@@ -32,6 +31,7 @@ from pbkv_cluster.cli.serving.submit import submit
 from pbkv_cluster.cli.simulation.calibrate import calibrate
 from pbkv_cluster.cli.simulation.simulate import simulate
 from pbkv_cluster.cli.simulation.tune import tune
+from pbkv_cluster.cli.terminal.plain_text import plain
 from pbkv_cluster.cli.top.command import top
 from pbkv_cluster.cli.traces.record import record
 from pbkv_cluster.cli.traces.report import report

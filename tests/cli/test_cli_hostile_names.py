@@ -9,9 +9,9 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from pbkv_cluster.cli.console import PlainConsole
-from pbkv_cluster.cli.output import figures_table
-from pbkv_cluster.cli.plain_text import plain
+from pbkv_cluster.cli.terminal.console import PlainConsole
+from pbkv_cluster.cli.terminal.output import figures_table
+from pbkv_cluster.cli.terminal.plain_text import plain
 from pbkv_cluster.rpc.v1.types_pb2 import Prompt
 from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, TraceStep, TraceWorkflow
 from tests.cli.conftest import LoopThread, Pbkv

@@ -7,7 +7,8 @@ import typer
 
 from pbkv_cluster.cli.doctor.finding import Finding, Level
 from pbkv_cluster.cli.options import Assignments, ConfigFile, connected, load_settings
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 

@@ -16,7 +16,8 @@ from pbkv_cluster.cli.options import (
     serve_as_member,
     split_names,
 )
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console, share
 from pbkv_cluster.core.errors import InvalidArgument, Unavailable
 from pbkv_cluster.core.locations.addresses import join_address, parse_address
 from pbkv_cluster.core.security.exposure import is_loopback

@@ -9,7 +9,8 @@ from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.operation.block_requests import lease, prefetch, release
 from pbkv_cluster.cli.operation.decisions import SHORT_KEY
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 
 if TYPE_CHECKING:
     from pbkv_cluster.rpc.v1 import inspection_pb2, store_pb2

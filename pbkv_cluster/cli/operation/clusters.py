@@ -4,7 +4,8 @@ import time
 
 import typer
 
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 
 
 def clusters(json_target: JsonTarget = None) -> None:

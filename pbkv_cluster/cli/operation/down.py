@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster.cli.options import Cluster, ClusterProcess
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 from pbkv_cluster.core.errors import NotFound
 
 

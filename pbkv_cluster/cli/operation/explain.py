@@ -10,7 +10,8 @@ from pbkv_cluster.cli.operation.cache import entry_json
 from pbkv_cluster.cli.operation.decisions import SHORT_KEY, ago, decision_json, decisions_table, value
 from pbkv_cluster.cli.operation.workflows import CACHE_UNKNOWN, doing, summary_json
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 from pbkv_cluster.core.errors import InvalidArgument, NotFound, PbkvError
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _print_workflow(found: dict[str, Any], console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pbkv_cluster.cli.output import percent
+    from pbkv_cluster.cli.terminal.output import percent
 
     summary = found["workflow"]
     of = f" of workload {summary['workload']}" if summary["workload"] else ""

@@ -7,7 +7,8 @@ import typer
 
 from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 from pbkv_cluster.core.errors import FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:

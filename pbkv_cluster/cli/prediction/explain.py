@@ -6,7 +6,8 @@ import typer
 
 from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, ConfigFile, Endpoint, connect_as_member, connected, load_settings
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, percent, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import percent, result_console
 from pbkv_cluster.core.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import typer
 
 from pbkv_cluster.cli.completion import complete_policies
 from pbkv_cluster.cli.options import load_settings, split_names
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pbkv_cluster.cli.plain_text import plain
+from pbkv_cluster.cli.terminal.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

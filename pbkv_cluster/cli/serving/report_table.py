@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.cli.output import percent, seconds
+from pbkv_cluster.cli.terminal.output import percent, seconds
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,8 +6,6 @@ import typer
 
 from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, share, write_json
-from pbkv_cluster.cli.plain_text import plain
 from pbkv_cluster.cli.serving.address_lines import address_lines
 from pbkv_cluster.cli.serving.guard_lines import guard_json, guard_line
 from pbkv_cluster.cli.serving.prefetch_lines import prefetch_json, prefetch_line
@@ -19,6 +17,9 @@ from pbkv_cluster.cli.serving.status_lines import (
     nodes_line,
     reasons_line,
 )
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console, share
+from pbkv_cluster.cli.terminal.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

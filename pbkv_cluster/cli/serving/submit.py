@@ -8,8 +8,9 @@ import typer
 
 from pbkv_cluster.cli.interrupts import on_event_loop
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, share, write_json
 from pbkv_cluster.cli.prompt import Chat, Messages, Prompt, PromptText, read_prompt
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import share
 
 if TYPE_CHECKING:
     from pbkv_cluster.client import Finished, StepOptions

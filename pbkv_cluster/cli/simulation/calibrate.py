@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
-from pbkv_cluster.cli.output import check_target
+from pbkv_cluster.cli.targets import check_target
 
 _LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384)
 _BATCHES = (1, 4, 16)

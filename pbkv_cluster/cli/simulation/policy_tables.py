@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pbkv_cluster.cli.output import figures_table, percent
+from pbkv_cluster.cli.terminal.output import figures_table, percent
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,10 +8,11 @@ import typer
 
 from pbkv_cluster.cli.completion import complete_simulated_policies
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings, split_names
-from pbkv_cluster.cli.output import JsonTarget, OtherFiles, check_json_target, check_target, result_console, write_json
 from pbkv_cluster.cli.simulation.cost_options import CostModelFile, DiskLatency, DiskSpeed, MachineName, cost_of, with_disk
 from pbkv_cluster.cli.simulation.policy_options import check_policies, parse_pressures, warn_missed_pressures
 from pbkv_cluster.cli.simulation.workload_options import ThinkScale, tell_assumed_pauses
+from pbkv_cluster.cli.targets import JsonTarget, OtherFiles, check_json_target, check_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 
 if TYPE_CHECKING:
     from pbkv_cluster.simulator.evaluation.experiment import Row

@@ -10,7 +10,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
 
-from pbkv_cluster.cli.plain_text import plain
+from pbkv_cluster.cli.terminal.plain_text import plain
 from pbkv_cluster.cli.top.reader import Reader, Snapshot
 from pbkv_cluster.cli.top.rows import ORDERS, WORKER_COLUMNS, WORKFLOW_COLUMNS, head_lines, worker_rows, workflow_rows
 from pbkv_cluster.core.errors import PbkvError

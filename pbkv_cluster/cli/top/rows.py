@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pbkv_cluster.cli.operation.workflows import doing
-from pbkv_cluster.cli.output import percent, share
+from pbkv_cluster.cli.terminal.output import percent, share
 from pbkv_cluster.cli.top.reader import Snapshot
 
 WORKER_COLUMNS = ("worker", "steps", "waiting", "gpu", "host", "disk", "policy", "guard", "saved over LRU", "prefetched, used")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, result_console, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, write_json
+from pbkv_cluster.cli.terminal.output import result_console
 
 _WRONG = 2  # exit code, as for any bad input
 

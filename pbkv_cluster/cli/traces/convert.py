@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, replacing, result_console, write_json
-from pbkv_cluster.cli.plain_text import plain
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, check_target, replacing, write_json
+from pbkv_cluster.cli.terminal.output import result_console
+from pbkv_cluster.cli.terminal.plain_text import plain
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
 from pbkv_cluster.core.errors import InvalidArgument
 

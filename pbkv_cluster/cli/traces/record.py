@@ -11,7 +11,7 @@ import typer
 
 from pbkv_cluster.cli.interrupts import catch_interrupts, on_event_loop, run_until
 from pbkv_cluster.cli.options import DEFAULT_ENDPOINT, Endpoint, connected
-from pbkv_cluster.cli.output import JsonTarget, check_json_target, check_target, write_json
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, check_target, write_json
 from pbkv_cluster.cli.traces.secret import Secret, ids_of
 from pbkv_cluster.core.errors import InvalidArgument, Unavailable
 

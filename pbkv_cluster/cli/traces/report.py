@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pbkv_cluster.cli.options import Assignments, ConfigFile, load_settings
-from pbkv_cluster.cli.output import (
-    JsonTarget,
-    check_json_target,
-    check_target,
-    figures_table,
-    result_console,
-    write_atomically,
-    write_json,
-)
 from pbkv_cluster.cli.simulation.cost_options import CostModelFile, MachineName, cost_of
 from pbkv_cluster.cli.simulation.workload_options import ThinkScale
+from pbkv_cluster.cli.targets import JsonTarget, check_json_target, check_target, write_atomically, write_json
+from pbkv_cluster.cli.terminal.output import figures_table, result_console
 from pbkv_cluster.core.errors import InvalidArgument
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from pbkv_cluster.cli.plain_text import plain
+from pbkv_cluster.cli.terminal.plain_text import plain
 
 _FILE_COLUMNS = 200
 

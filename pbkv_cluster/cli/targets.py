@@ -1,4 +1,4 @@
-"""How results are printed and written: rates with their denominators, JSON to a file or to standard output."""
+"""The files that commands write: checked before any work is done, and replaced as a whole."""
 
 import json
 import os
@@ -7,17 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pbkv_cluster.core.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from pbkv_cluster.simulator.spread import Spread
 
 JsonTarget = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON; - is standard output.")
@@ -104,47 +98,3 @@ def replacing(path: Path, option: str) -> Iterator[Path]:
             raise InvalidArgument(option, f"cannot write {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def result_console(json_target: str | None) -> "Console":
-    """A console for tables and progress: on standard error if the JSON goes to standard output.
-
-    It prints strings as they are, without markup, and escapes what a terminal would obey (see `plain_text`).
-    """
-    from pbkv_cluster.cli.console import PlainConsole
-
-    return PlainConsole(stderr=json_target == "-")
-
-
-def figures_table(names: Iterable[str], figures: Iterable[str], title: str | None = None) -> "Table":
-    """A table without rows, whose first columns are names and the others figures.
-
-    All columns may fold: where the figures could not, the names would have no room in a narrow terminal.
-    """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
-    for name in names:
-        table.add_column(name)
-    for figure in figures:
-        table.add_column(figure, justify="right")
-    return table
-
-
-def share(tokens: int, of: int) -> str:
-    """A number of tokens as a share of `of` tokens: `41.2 % of 1,000`."""
-    return f"{100 * tokens / of:.1f} % of {of:,}" if of else "none yet"
-
-
-def percent(rate: float | None) -> str:
-    """A rate in percent; a dash for None."""
-    return "-" if rate is None else f"{100 * rate:.1f} %"
-
-
-def seconds(spread: "Spread | None", which: str) -> str:
-    """One field of a spread, in ms or s; a dash for None."""
-    if spread is None:
-        return "-"
-    value: float = getattr(spread, which)
-    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
