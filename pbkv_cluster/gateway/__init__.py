@@ -21,6 +21,7 @@ A step passes these files in this order:
     routing/prompt_keys.py       block keys of its prompt, for the workers of each engine
     routing/placement.py         waits for workers, asks the index what each has cached
     routing/contexts.py          where the contexts of the workflow's agents lie, and how much memory open workflows take
+    routing/workflow_sizes.py    how large workflows of its kind have become
     routing/shared_starts.py     what an agent's contexts share between workflows, which is no workflow's own
     routing/router.py            scores the candidates, in seconds
     routing/worker_pool.py       the live workers

@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.routing.router import KnownContexts
 from pbkv_cluster.gateway.routing.shared_starts import KEY_BYTES, SharedStarts, common
+from pbkv_cluster.gateway.routing.workflow_sizes import WorkflowSizes
 from pbkv_cluster.store.block_map import WorkerKey
 
 CAPACITY_BYTES = 64 << 20  # of the keys of all workflows
 _STARTS_BYTES = 16 << 20  # of the starts that agents share, in addition
 _AGENTS = 16  # of a workflow whose contexts are kept, those that ran last
-_KINDS = 4096  # agents that workflows began with, whose sizes are kept
-_ENDED_WEIGHT = 0.1  # of the workflow that ended last, in the mean size of its kind
 # Workflows whose blocks are counted before a placement, beside its own. With one worker nothing is placed and none is counted;
 # all that are open are waiting for it when a second worker comes.
 _COUNTED_AT_ONCE = 64
@@ -54,7 +52,7 @@ class Contexts:
         self._uncounted: dict[str, None] = {}  # those that have changed since their blocks were counted, as a set in order
         self._taken = Counter[WorkerKey]()  # of all workflows
         self._starts = SharedStarts(_STARTS_BYTES)
-        self._sizes: OrderedDict[str, Ewma] = OrderedDict()  # blocks that workflows had of their own at their end, by kind
+        self._sizes = WorkflowSizes()
         self.size_bytes = 0
 
     def note(self, workflow: str, agent: str, worker: WorkerKey, keys: Iterable[bytes]) -> None:
@@ -82,11 +80,7 @@ class Contexts:
         """A workflow has ended: forgets it, but not how large it has become."""
         if (found := self._workflows.get(workflow)) is not None:
             self._count(workflow)
-            size = self._sizes.pop(found.kind, None) or Ewma(_ENDED_WEIGHT, initial=0.0)
-            size.add(sum(found.own.values()))
-            self._sizes[found.kind] = size
-            if len(self._sizes) > _KINDS:
-                self._sizes.popitem(last=False)
+            self._sizes.add(found.kind, sum(found.own.values()))
             self.drop(workflow)
 
     def drop(self, workflow: str) -> None:
@@ -119,7 +113,7 @@ class Contexts:
         for each in tuple(islice(self._uncounted, _COUNTED_AT_ONCE)):
             self._count(each)
         found = self._workflows.get(workflow)
-        own = self._expected(agent) if found is None else sum(found.own.get(worker, 0) for worker in keys)
+        own = self._sizes.expected(agent) if found is None else sum(found.own.get(worker, 0) for worker in keys)
         taken = {} if found is None else found.taken
         return KnownContexts(
             of_workflow=self.tokens(workflow, keys, weight),
@@ -159,11 +153,6 @@ class Contexts:
         if context is not None:
             self.size_bytes -= len(context.keys)
 
-    def _expected(self, kind: str) -> int:
-        """Blocks of its own that a workflow will have at its end."""
-        size = self._sizes.get(kind)
-        return 0 if size is None else round(size.value)
-
     def _count(self, workflow: str) -> None:
         self._uncounted.pop(workflow, None)
         found = self._workflows[workflow]
@@ -177,5 +166,5 @@ class Contexts:
             found.own[worker] = found.own.get(worker, 0) + len(keys) // KEY_BYTES - shared
         self._taken.subtract(found.taken)
         found.taken = dict(found.own)
-        found.taken[last] += max(self._expected(found.kind) - sum(found.own.values()), 0)
+        found.taken[last] += max(self._sizes.expected(found.kind) - sum(found.own.values()), 0)
         self._taken.update(found.taken)
