@@ -15,6 +15,7 @@ class Stream:
         timeout_s: within which each piece must have passed, however it trickles.
         """
         self._socket = connection
+        self._is_ended = False
         self.timeout_s = timeout_s
         connection.settimeout(timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -23,12 +24,14 @@ class Stream:
         """Goes on with TLS. Before anything has been sent.
 
         Raises:
-            OSError: the other side cannot be trusted, or does not trust this one.
+            OSError: the other side cannot be trusted, or does not trust this one; or `end` was called.
         """
         # The handshake is made later, so that `end` reaches it.
         self._socket = wrapped = tls.wrap_socket(
             self._socket, server_side=server_side, server_hostname=server_hostname, do_handshake_on_connect=False
         )
+        if self._is_ended:  # maybe while it was wrapped: what `end` then shuts down is an empty hull
+            raise ConnectionError("the connection has been ended")
         wrapped.do_handshake()
 
     def send(self, piece: bytes | memoryview) -> None:
@@ -65,6 +68,7 @@ class Stream:
 
     def end(self) -> None:
         """Ends the connection, at once; the thread that uses it closes it."""
+        self._is_ended = True  # before the socket is looked up: see `wrap`
         with contextlib.suppress(OSError):  # the other side was faster
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # that of TLS would be in the way of the other thread
 
