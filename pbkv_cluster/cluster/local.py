@@ -162,8 +162,6 @@ class LocalCluster:
             self._interrupts.restore()
 
     def _start(self) -> None:
-        from pbkv_cluster.cluster.nodes.gateway_plan import GatewayPlan
-
         stages = Stages(self._report)
         preflight.check(self._config)
         preflight.check_plug_ins(self._config)
@@ -183,6 +181,8 @@ class LocalCluster:
         self.ray_dashboard_url = ray_session.start(self._config)
         self._stack.callback(ray_session.stop)
         self._messages.capture()
+        from pbkv_cluster.cluster.nodes.gateway_plan import GatewayPlan  # this imports Ray, whose environment is set now
+
         stages.done("Ray joined" if self._config.cluster.address else "Ray started")
         self._interrupts.catch()  # again: Ray has replaced our handler by its own
         joined = bool(self._config.cluster.address)

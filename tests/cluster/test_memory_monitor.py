@@ -1,7 +1,5 @@
 """What a joined Ray's memory monitor kills is told as such. The Ray of these tests kills every process that it runs."""
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import END_S, expect_none_left
+from tests.cluster.ray_head import ray_head
 from tests.cluster.test_cluster_lifecycle import START_S, serve
 
-KILLING = {"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "100", "RAY_USAGE_STATS_ENABLED": "0"}
+KILLING = {"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "100"}
 NAMED = "killed by Ray's memory monitor: node memory full ("
 SUPERVISED = """
 import threading
@@ -43,7 +42,7 @@ def test_a_member_that_it_kills_is_told_with_the_cause(mark: str, monkeypatch: p
         assert process.stdout is not None
         told = next(line for line in process.stdout if line.strip())
     finally:
-        process.kill()
+        process.terminate()  # killed, it would leave agents of Ray that try for a minute to tell that their node has died
         process.communicate(timeout=END_S)
     assert told.startswith(NAMED)
     assert "start the nodes of Ray with RAY_memory_monitor_refresh_ms=0" in told
@@ -52,32 +51,9 @@ def test_a_member_that_it_kills_is_told_with_the_cause(mark: str, monkeypatch: p
 
 @pytest.mark.slow
 def test_serve_on_a_joined_ray_that_kills_its_members_says_so(small_model: Path, mark: str) -> None:
-    port = "26379"
-    command = [
-        "ray",
-        "start",
-        "--head",
-        "--block",
-        "--node-ip-address=127.0.0.2",
-        f"--port={port}",
-        "--include-dashboard=false",
-    ]
-    with subprocess.Popen(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-        env=os.environ | KILLING,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as ray:
-        try:
-            assert ray.stdout is not None
-            assert any("Ray runtime started" in line for line in ray.stdout)
-            process = serve(small_model, "--address", f"127.0.0.2:{port}")
-            _, errors = process.communicate(timeout=START_S)
-        finally:
-            ray.send_signal(signal.SIGTERM)
-            ray.communicate(timeout=END_S)
+    with ray_head(26379, KILLING) as address:
+        process = serve(small_model, "--address", address)
+        _, errors = process.communicate(timeout=START_S)
     assert process.returncode == 1
     assert "died while it started: " + NAMED in errors
     assert "Traceback" not in errors

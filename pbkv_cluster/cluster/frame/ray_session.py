@@ -1,13 +1,13 @@
 """This process's connection to Ray: on a Ray cluster that is started here, or on one that it joins.
 
-Ray is imported inside the functions: the environment that it reads must be set before.
+Ray is imported inside the functions: most of the environment that it reads must be set before.
 """
 
 import logging
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pbkv_cluster.cluster.frame import ray_nodes
 from pbkv_cluster.cluster.frame.lean_ray import lean_start
@@ -57,7 +57,10 @@ def start(config: Config) -> str:
         # `ray start` requires the user's token wherever there is one; a driver that joins has to opt in to presenting it.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
+    from ray import _raylet
 
+    # Ray reads the environment once, when it is imported: maybe long ago, by the caller.
+    cast(Any, _raylet).Config.initialize("")
     if ray.is_initialized():
         raise StartupError("this process is connected to a Ray cluster already")
     quiet: dict[str, Any] = {
