@@ -32,7 +32,7 @@ class TaggedEngine:
     def completed(self) -> Sequence[Transfer]:
         return ()
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         pass
 
     def catch_up(self) -> None:
@@ -91,7 +91,7 @@ class LateEngine(TaggedEngine):
         completed, self._completed = self._completed, []
         return completed
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         self.spoil()
         wanted = {each for transfer in transfers for each in _with_earlier(transfer)}
         self.waited += len(wanted)
@@ -127,3 +127,7 @@ def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:
     yield transfer
     for earlier in transfer.after:
         yield from _with_earlier(earlier)
+
+
+def is_after_a_fetch(transfer: Transfer) -> bool:
+    return any(each.patience_s is not None for each in _with_earlier(transfer))

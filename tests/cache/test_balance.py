@@ -3,7 +3,6 @@
 import itertools
 import math
 import random
-from collections.abc import Mapping
 from math import inf
 
 from hypothesis import given
@@ -16,8 +15,9 @@ from pbkv_cluster.core.usage import Tier
 
 
 def test_a_step_costs_what_has_to_be_computed_and_what_is_loaded() -> None:
-    def load_s(blocks: Mapping[Tier, int]) -> float:
-        return 0.25 * blocks.get(Tier.HOST, 0)
+    def load_s(source: Tier, target: Tier, blocks: int) -> float:
+        assert target is Tier.GPU
+        return {Tier.HOST: 0.25 * blocks}[source]
 
     found = {Tier.GPU: 4 * BLOCK_TOKENS, Tier.HOST: 2 * BLOCK_TOKENS}
     meter = CostMeter(load_s, lambda tokens: 0.125 * tokens)

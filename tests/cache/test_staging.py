@@ -4,11 +4,13 @@ import pytest
 
 from pbkv_cluster.cache.guard.guard import Guard
 from pbkv_cluster.cache.prefetch import missing
+from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepBegan
+from tests.cache.late_transfers import is_after_a_fetch
 from tests.cache.staging_rig import BLOCK_S, FORECAST, QUEUE, Peer, Rig
 from tests.cache.test_leases import TEXT, space, text
 
@@ -45,6 +47,32 @@ def test_it_loads_what_is_there_already_and_computes_the_rest() -> None:
     rig.bus.queue_s = 2 * BLOCK_S
     assert rig.run("a") == {Tier.HOST: 2 * BLOCK_TOKENS}
     assert rig.tiers("a") == {Tier.GPU: TEXT}
+
+
+def test_a_step_waits_for_a_late_node_as_long_as_computing_takes_and_loads_what_is_near() -> None:
+    rig = Rig(elsewhere=Peer(), compute_s=2.0)
+    assert rig.ahead("a", seconds=2.5 * BLOCK_S) == 2
+    rig.settle()
+    assert rig.ahead("a") == TEXT - 2  # and then the other node says nothing
+    tokens = text("a", TEXT)
+    step = StepIdentity(space(), "a", "a-a", 1, count(tokens))
+    first = rig.cache.open(step, tokens)
+    assert first is not None
+    rig.clock.advance(1.9)
+    second = rig.cache.open(step._replace(workflow="b"), tokens)
+    assert second is not None
+    rig.cache.poll()
+    assert not rig.cache.broken()
+    rig.clock.advance(0.2)
+    rig.cache.poll()
+    assert rig.cache.broken() == [first, second], "who comes later has no more patience, and takes none from the first"
+    rig.bus.wait([each for each in first.waits_for if not is_after_a_fetch(each)])
+    for handle in (first, second):
+        rig.cache.close(handle)
+    rig.cache.poll()
+    assert rig.tiers("a") == {Tier.GPU: 2}, "what was near has been loaded, and waited for nobody"
+    rig.settle()
+    assert rig.run("a") == {Tier.GPU: 2 * BLOCK_TOKENS}
 
 
 def test_what_lies_beyond_host_memory_and_is_slower_to_load_costs_nothing_that_lies_there() -> None:

@@ -42,7 +42,7 @@ class HeldEngine(NullTransferEngine):
         completed, self._completed = self._completed, []
         return completed
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         for transfer in transfers:
             self.waited.append(transfer)
             self.complete(transfer)

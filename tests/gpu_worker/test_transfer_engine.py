@@ -182,6 +182,33 @@ def test_nothing_waits_for_a_copy_that_it_does_not_need() -> None:
     wait_for(lambda: list(rig.engine.completed()) == [stored])
 
 
+def test_no_load_waits_behind_one_that_waits_for_another_node() -> None:
+    others = HeldOthers()
+    rig = Rig(others=others)
+    stored = rig.submit(store([1], [1]))
+    rig.engine.wait((stored,))
+    staged = rig.submit(fetch(Tier.HOST, [0]))
+    late = rig.submit(load([0], [3], after=(staged,)))
+    assert late.layers is None, "no batch begins that would have to wait for another node"
+    near = rig.submit(load([1], [4]))
+    assert near.layers is not None
+    rig.engine.wait((near,))
+    rig.engine.wait((late,), timeout_s=1e-3)
+    assert list(rig.engine.completed()) == [stored, near]
+    others.go.set()
+    rig.engine.wait((late,))
+    assert list(rig.engine.completed()) == [staged, late]
+
+
+def test_an_engine_that_closes_leaves_what_waits_for_another_node() -> None:
+    others = HeldOthers()
+    rig = Rig(others=others)
+    late = rig.submit(load([0], [3], after=(rig.submit(fetch(Tier.HOST, [0])),)))
+    threading.Timer(0.05, others.go.set).start()
+    rig.engine.close()
+    assert late not in rig.engine.completed()
+
+
 def test_a_block_without_memory_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
     rig.carry_out(store([0], [1]))

@@ -78,7 +78,7 @@ class _VirtualTransferEngine:
     def completed(self) -> Sequence[Transfer]:
         return ()
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         pass
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:

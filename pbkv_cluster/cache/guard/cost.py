@@ -17,12 +17,12 @@ class StepCost(NamedTuple):
 class CostMeter:
     """Costs of steps at the present speeds of prefills and loads."""
 
-    def __init__(self, load_seconds: Callable[[Mapping[Tier, int]], float], compute_seconds: Callable[[int], float]) -> None:
+    def __init__(self, copy_seconds: Callable[[Tier, Tier, int], float], compute_seconds: Callable[[int], float]) -> None:
         """Args:
-        load_seconds: how long it takes to load so many blocks from each tier.
+        copy_seconds: how long it takes to copy so many blocks from one tier to another.
         compute_seconds: how long the prefill of a number of tokens takes.
         """
-        self._load_seconds = load_seconds
+        self._copy_seconds = copy_seconds
         self._compute_seconds = compute_seconds
 
     def cost(self, prompt_tokens: int, delivered: Mapping[Tier, int]) -> StepCost:
@@ -33,7 +33,8 @@ class CostMeter:
             delivered: those of them that it finds in each tier.
         """
         missing, token_s = prompt_tokens - sum(delivered.values()), self._compute_seconds(1)
-        load_s = self._load_seconds({tier: tokens // BLOCK_TOKENS for tier, tokens in delivered.items()})
+        loaded = ((tier, tokens // BLOCK_TOKENS) for tier, tokens in delivered.items() if tier is not Tier.GPU)
+        load_s = sum(self._copy_seconds(tier, Tier.GPU, blocks) for tier, blocks in loaded)
         return StepCost(
             missing + (load_s / token_s if load_s else 0.0),  # no load is made where a prefill takes no time
             (missing * token_s if missing else 0.0) + load_s,

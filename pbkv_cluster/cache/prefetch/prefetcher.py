@@ -108,7 +108,7 @@ class Prefetcher:
         """Blocks that can be loaded within so many seconds."""
         slower = self._tiers.gpu.slower
         assert slower is not None
-        waiting, one = (self._tiers.load_seconds({slower.kind: blocks}) for blocks in (0, 1))
+        waiting, one = (self._tiers.copy_seconds(slower.kind, Tier.GPU, blocks) for blocks in (0, 1))
         if one <= waiting:
             return _UNMEASURED
         return min(_MOST, max(0, int((seconds - waiting) / (one - waiting) + 1e-9)))

@@ -82,8 +82,10 @@ class Admission:
             handle.fetched = _in_tokens(self._fetcher.fetch(handle, bytes(tokens), _usable_blocks(tokens), ahead, began_at))
             handle.delivered = {**handle.delivered, **handle.fetched}
         handle.waits_for = self._tiers.gpu.pool.writers(handle.table.slots)
-        for transfer in handle.waits_for:
-            transfer.expedite()
+        if handle.waits_for:
+            patience_s = self._fetcher.patience_s((ahead or 0) + (handle.committed - on_gpu) * BLOCK_TOKENS)
+            for transfer in handle.waits_for:
+                self._tiers.in_flight.hasten(transfer, patience_s)
         return handle
 
     def _match(self, root: Node, tokens: bytes) -> Match:
@@ -157,8 +159,11 @@ class Admission:
                 is_near = is_near and tier == _HOST
                 near += arrived if is_near else 0
                 is_near = is_near and not transfers
-        wait_s = max((self._tiers.copy_seconds(each.source, each.target, 0) for each in late), default=0.0)
-        if near == blocks or self._tiers.pays(self._tiers.by_tier(path, blocks), blocks - on_gpu, wait_s=wait_s):
+        by_tier = self._tiers.by_tier(path, blocks)
+        # Copies that come from one tier queue together, and so are in the time of a load from there.
+        elsewhere = (each for each in late if each.source not in by_tier)
+        wait_s = max((self._tiers.copy_seconds(each.source, each.target, 0) for each in elsewhere), default=0.0)
+        if near == blocks or self._tiers.pays(by_tier, blocks - on_gpu, wait_s=wait_s):
             return path, blocks
         kept = self._paths.cut(path, near)
         self._tiers.decisions["load_skipped_slower"] += blocks - near

@@ -156,13 +156,17 @@ class Fetcher:
         self._tiers.note(child, 0, child.blocks)
         return child
 
+    def patience_s(self, tokens: int) -> float:
+        """Seconds for which a step waits for blocks of other workers, instead of computing so many tokens."""
+        return max(PATIENCE_MIN_S, min(self._compute_seconds(tokens), PATIENCE_MAX_S))
+
     def _submit(
         self, kinds: Sequence[Tier], slots: Slots, labels: Sequence[BlockLabel], ahead: int, urgent: bool = True
     ) -> list[Transfer]:
         at, transfers = 0, list[Transfer]()
         for kind, run in groupby(kinds):
             stop = at + len(list(run))
-            patience_s = max(PATIENCE_MIN_S, min(self._compute_seconds(ahead + stop * BLOCK_TOKENS), PATIENCE_MAX_S))
+            patience_s = self.patience_s(ahead + stop * BLOCK_TOKENS)
             transfers.append(self._tiers.in_flight.fetch(kind, slots[at:stop], labels[at:stop], patience_s, urgent))
             at = stop
         return transfers

@@ -1,7 +1,7 @@
 """The transfers that have been submitted and are not done, and the slots that they keep busy."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.tiers.pool import BlockPool
@@ -38,6 +38,8 @@ class TransfersInFlight:
         self._pools = pools
         self._clock = clock
         self._due: dict[Transfer, float] = {}  # fetches, and when their blocks are given up
+        self._idle: set[Transfer] = set()  # those of them that no step waits for
+        self._given_up: set[Transfer] = set()  # open ones, whose blocks nobody waits for any more
         self._open: dict[Transfer, None] = {}  # in the order in which they were submitted
         self.decisions: Counter[str] = Counter()  # blocks, by reason code
 
@@ -112,8 +114,22 @@ class TransfersInFlight:
             return transfer
         self._open[transfer] = None
         self._due[transfer] = self._clock.now() + patience_s
+        if not urgent:
+            self._idle.add(transfer)
         self._pools[target].begin(target_slots, transfer)
         return transfer
+
+    def hasten(self, transfer: Transfer, patience_s: float) -> None:
+        """A step waits for a transfer from now on, and for those that it comes after.
+
+        Args:
+            transfer: that writes what the step needs.
+            patience_s: seconds; what a fetch among them that no step has waited for yet has not brought by then is given up.
+        """
+        transfer.expedite()
+        for each in self._idle.intersection(_with_earlier(transfer)) if self._idle else ():
+            self._idle.remove(each)
+            self._due[each] = min(self._due[each], self._clock.now() + patience_s)
 
     def poll(self) -> None:
         """Takes note of the transfers that have been completed, and gives up the blocks of fetches that are late."""
@@ -127,23 +143,31 @@ class TransfersInFlight:
 
     def _give_up(self, transfer: Transfer) -> None:
         """Whoever waits for the blocks of a fetch is to compute them. It is carried to the end all the same."""
-        del self._due[transfer]
+        self._forget_due(transfer)
         pool = self._pools[transfer.target]
         self.decisions["fetch_late"] += pool.spoil(transfer)
         self._log.note_keys("fetch_late", _keys(transfer, pool.spoiled))
-        for other in self._open:  # what is loaded from where it should have arrived is late, too
-            if transfer in other.after:
+        self._given_up.add(transfer)
+        for other in self._open:  # in their order: what is copied from where it should have arrived is late, too
+            if not self._given_up.isdisjoint(other.after):
                 self._pools[other.target].spoil(other)
+                self._given_up.add(other)
+
+    def _forget_due(self, transfer: Transfer) -> None:
+        self._due.pop(transfer, None)
+        self._idle.discard(transfer)
 
     def wait(self, transfers: Iterable[Transfer]) -> None:
-        """Blocks until some transfers are done."""
-        if late := [transfer for transfer in transfers if not transfer.done]:
-            self._engine.wait(late)
+        """Blocks until some transfers are done, or given up because a fetch among them, or before one of them, is late."""
+        while late := [each for each in transfers if not each.done and each not in self._given_up]:
+            fetches = {each for transfer in late for each in _with_earlier(transfer) if each in self._due}
+            due = min((self._due[each] for each in fetches), default=None)
+            self._engine.wait(late, None if due is None else max(0.0, due - self._clock.now()))
             self.poll()
-            for transfer in late:
-                if transfer in self._due:
-                    self._give_up(transfer)
-                assert transfer.done or transfer.patience_s is not None, "a transfer that was waited for was not reported"
+            for each in fetches & self._due.keys():
+                if due is not None and self._due[each] <= due:
+                    self._give_up(each)  # also if the clock says that it has a moment left
+            assert fetches or all(each.done for each in late), "a transfer that was waited for was not reported"
 
     def wait_for_slots(self, pool: BlockPool, count: int) -> None:
         """Blocks until a pool has `count` free slots. It must have room for them.
@@ -153,18 +177,21 @@ class TransfersInFlight:
         assert count <= pool.room
         if count > pool.free_slots:
             self.poll()
-        for transfer in sorted(self._open, key=lambda each: each.patience_s is not None):
+        for transfer in sorted(self._open, key=_is_after_a_fetch):
             if count <= pool.free_slots:
                 return
-            while pool.kind in (transfer.source, transfer.target) and not transfer.done:
-                self.wait((transfer,))
+            if pool.kind in (transfer.source, transfer.target) and not transfer.done:
+                self._engine.wait((transfer,))  # given up or not: its slots are free when it has ended
+                self.poll()
+                assert transfer.done, "a transfer that was waited for was not reported"
 
     def _end(self, transfer: Transfer) -> None:
         assert transfer in self._open, "reported twice, or never submitted"
         assert all(earlier.done for earlier in transfer.after), "a transfer was completed before one that it depends on"
         del self._open[transfer]
         transfer.state, transfer.after = _DONE, ()  # so that no chain of ended transfers stays in memory
-        self._due.pop(transfer, None)
+        self._forget_due(transfer)
+        self._given_up.discard(transfer)
         if transfer.patience_s is None:
             self._pools[transfer.source].end(transfer.source_slots)
         self._pools[transfer.target].end(transfer.target_slots, True, transfer.failed, transfer.unbacked)
@@ -181,3 +208,15 @@ class TransfersInFlight:
 def _keys(transfer: Transfer, slots: Collection[int]) -> list[bytes]:
     """Of the blocks that a fetch was to write to some slots."""
     return [label.key for slot, label in zip(transfer.target_slots, transfer.labels, strict=True) if slot in slots]
+
+
+def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:
+    """A transfer, and all that it has to come after."""
+    yield transfer
+    for each in transfer.after:
+        yield from _with_earlier(each)
+
+
+def _is_after_a_fetch(transfer: Transfer) -> bool:
+    """Whether it may take as long as another node does."""
+    return any(each.patience_s is not None for each in _with_earlier(transfer))

@@ -201,46 +201,46 @@ class Tiers:
 
     def load(self, path: Sequence[Node], slots: Slots, source: PrefetchSource | None = None) -> list[Transfer]:
         """Copies the first blocks of a path that the GPU lacks into `slots`, as many as these are, each from the fastest tier
-        that has it. The slower tiers keep their copies, which are the first to be evicted there. With `source`, it is a
-        prefetch. Returns the transfers.
+        that has it; its copy there is the first to be evicted. With `source`, it is a prefetch. Returns the transfers: those of
+        what is still being fetched, and of what follows it, keep nothing else waiting.
         """
-        pairs = [(new_slots(), new_slots()) for _ in self._tiers]
-        taken = 0
+        pairs: dict[tuple[bool, int], tuple[Slots, Slots]] = {}
+        taken, is_late = 0, False
         for node in path:
             start = node.held[GPU]
             count = min(node.blocks - start, len(slots) - taken)
             if count:
                 own = slots[taken : taken + count]
                 for tier, first, stop in node.runs(start, start + count):
-                    sources, targets = pairs[tier]
-                    sources.extend(node.slots[tier][first:stop])
-                    targets.extend(own[first - start : stop - start])
+                    late = first if is_late else first + self.pools[tier].fetched(node.slots[tier], range(first, stop))
+                    is_late = late < stop
+                    for key, begin, end in (((False, tier), first, late), ((True, tier), late, stop)):
+                        if begin < end:
+                            sources, targets = pairs.setdefault(key, (new_slots(), new_slots()))
+                            sources.extend(node.slots[tier][begin:end])
+                            targets.extend(own[begin - start : end - start])
                 self.hold(node, start, own)
                 self.log.note(LOAD_REASONS[source], node, range(start, start + count))
                 if source is not None:
                     self.prefetched.loaded(node, count, source)
                 taken += count
         assert taken == len(slots)
-        made = [
+        made = (
             self.in_flight.submit(self.pools[tier], sources, self.gpu.pool, targets, urgent=source is None)
-            for tier, (sources, targets) in enumerate(pairs)
-            if sources
-        ]
+            for (_, tier), (sources, targets) in sorted(pairs.items())
+        )
         return [transfer for transfer in made if transfer is not None]
-
-    def load_seconds(self, by_tier: Mapping[Tier, int]) -> float:
-        """How long it takes to load so many blocks from each tier. Those on the GPU are there already."""
-        return sum(self._engine.seconds(tier, Tier.GPU, blocks) for tier, blocks in by_tier.items() if tier is not Tier.GPU)
 
     def pays(self, by_tier: Mapping[Tier, int], blocks: int, ahead: int = 0, wait_s: float = 0.0) -> bool:
         """Whether blocks are copied to the GPU, from so many tiers, no later than they are computed.
 
         Args:
-            by_tier: blocks to copy from each tier; the copies before them are counted.
+            by_tier: blocks to copy from each tier, none from the GPU; the copies before them are counted.
             blocks: that would have to be computed otherwise; ahead: tokens that would be computed before them.
             wait_s: seconds until all of them are where they are copied from.
         """
-        return wait_s + self.load_seconds(by_tier) <= self._compute_seconds(ahead + blocks * BLOCK_TOKENS)
+        load_s = sum(self._engine.seconds(tier, Tier.GPU, copied) for tier, copied in by_tier.items() if tier is not Tier.GPU)
+        return wait_s + load_s <= self._compute_seconds(ahead + blocks * BLOCK_TOKENS)
 
     def load_pays(self, tier: CacheTier) -> bool:
         """Whether to load a block from a tier takes no longer than to compute it."""

@@ -139,10 +139,9 @@ class TransferEngine(Protocol):
         """The transfers that have been completed since the last call. Does not block."""
         ...
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
-        """Blocks until some submitted transfers have been completed. `completed` still has to report them.
-
-        It need not wait for a fetch for longer than its patience.
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
+        """Blocks until some submitted transfers have been completed, or `timeout_s` seconds have passed. `completed` still has
+        to report them.
         """
         ...
 
@@ -168,7 +167,7 @@ class NullTransferEngine:
     def completed(self) -> Sequence[Transfer]:
         return ()
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         pass
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:

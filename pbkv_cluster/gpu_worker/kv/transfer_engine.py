@@ -1,8 +1,8 @@
 """Carries transfers out on threads of its own, while the engine computes."""
 
-import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
@@ -98,18 +98,19 @@ class ThreadedTransferEngine:
         self._open: dict[Transfer, Future[None]] = {}
         self._done: deque[Transfer] = deque()  # by the lanes' threads, in the order of completion
         self._error: BaseException | None = None
-        self._block_seconds: dict[Lane, Ewma] = {}
-        self.meter = CopyMeter([*lanes, *staging])
+        self.meter, self._block_seconds = CopyMeter([*lanes, *staging]), dict[Lane, Ewma]()
         self._arrivals = HostArrivals(region, disk, others, self.meter.add_damaged)
 
     def submit(self, transfer: Transfer) -> bool:
-        """See `TransferEngine.submit`. Those of `after` were submitted earlier, so waiting for them cannot end in a circle."""
+        """See `TransferEngine.submit`."""
         earlier = {each: self._open[each] for each in transfer.after if each in self._open}
         lane = self._lanes[transfer.source, transfer.target]
         layers = None
-        if self._by_layer and transfer.urgent and (transfer.source, transfer.target) == _LOADS:
+        is_near = all(each.source is Tier.GPU for each in earlier)  # else it may be long before it begins
+        if self._by_layer and is_near and transfer.urgent and (transfer.source, transfer.target) == _LOADS:
             transfer.layers = layers = LayerEvents(self._copies.layers, partial(self._seconds_left, transfer))
-        self._open[transfer] = lane.submit(transfer, partial(self._carry_out, transfer, earlier, self._copies.fence(), layers))
+        copy = partial(self._carry_out, transfer, earlier, self._copies.fence(), layers)
+        self._open[transfer] = lane.submit(transfer, copy, earlier.values())
         return False
 
     def completed(self) -> Sequence[Transfer]:
@@ -121,13 +122,13 @@ class ThreadedTransferEngine:
             del self._open[transfer]
         return completed
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         """See `TransferEngine.wait`."""
-        for transfer in transfers:
-            if transfer in self._open:
-                transfer.expedite()
-                with contextlib.suppress(TimeoutError):  # of a fetch
-                    self._open[transfer].result(transfer.patience_s)
+        late = [each for each in transfers if each in self._open]
+        for transfer in late:
+            transfer.expedite()
+        for ended in futures.wait([self._open[each] for each in late], timeout_s).done:
+            ended.result()
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`: with all that its thread has to carry out. 0 before the first transfer that way."""

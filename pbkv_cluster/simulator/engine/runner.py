@@ -1,6 +1,7 @@
 """A runner without a device: batches and transfers advance a manual clock by the times of a cost model."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Slots
@@ -69,9 +70,12 @@ class SimulatedTransferEngine:
             del self._under_way[transfer]
         return done
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         """See `TransferEngine.wait`."""
-        self._clock.advance_to(max([self._clock.now(), *map(self.completed_at, transfers)]))
+        now = self._clock.now()
+        self._clock.advance_to(
+            min(max([now, *map(self.completed_at, transfers)]), inf if timeout_s is None else now + timeout_s)
+        )
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`. Of copies between GPU and host memory, what is under way is left out."""
