@@ -34,6 +34,7 @@ def figures(device: Device, sizes: Sizes, pools: Pools, method: str) -> list[Fig
         "worker": partial(load, pools, unchecked),
         "checked": partial(load, pools, checked),
     }
+    sound = min(pools.sound_after(run) for name, run in copied.items() if name != "plain")
     runs = {name: partial(device.seconds, each) for name, each in copied.items()}
     in_turn(1, **runs)
     found = in_turn(sizes.rounds, **runs)
@@ -46,6 +47,7 @@ def figures(device: Device, sizes: Sizes, pools: Pools, method: str) -> list[Fig
         ("checked", "by layer, by the worker's thread, all checksums compared", None),
     )
     return [
+        Figure("blocks that hold the right bytes afterwards", sound, "", at_least=1.0),
         Figure("plain pinned copy", size / median(found["plain"]) / 1e9, "GB/s"),
         *(
             Figure(f"{words}, over a plain pinned copy", ratio(found, "plain", part), "x", at_least=goal)

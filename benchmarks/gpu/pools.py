@@ -1,6 +1,7 @@
 """A GPU pool and a host tier whose slots all hold blocks."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -44,6 +45,16 @@ class Pools:
         engine.wait((stored,))
         engine.close()
         assert not stored.failed
+
+    def sound_after(self, run: Callable[[], object]) -> float:
+        """The share of the host tier's blocks whose bytes are in the first GPU slots when a load of all of them has run."""
+        targets = torch.tensor(self.gpu_slots[: len(self.host_slots)], device=self.device.torch)
+        self.storage.gpu.index_fill_(0, targets, 0.0)
+        self.device.synchronize()
+        run()
+        self.device.synchronize()
+        arrived = self.storage.gpu.index_select(0, targets).cpu()
+        return (arrived == self.storage.host[torch.tensor(self.host_slots)]).all(1).double().mean().item()
 
     @property
     def load_bytes(self) -> int:

@@ -43,7 +43,8 @@ def test_it_runs_where_neither_ray_nor_redis_can_be_imported(tmp_path: Path) -> 
         "gpu: overlap, twin on the CPU",
     ]
     figures = [figure for report in found["reports"] for figure in report["figures"]]
-    assert len(figures) == 22
+    assert len(figures) == 23
+    assert [each["value"] for each in figures if each["name"].startswith("blocks that hold the right bytes")] == [1.0]
     assert all(math.isfinite(figure["value"]) for figure in figures)
     assert all(figure["at_most"] is figure["at_least"] is None for figure in figures), "goals are those of a GPU"
 
