@@ -31,14 +31,14 @@ SPACE = Namespace("m", "r", "f", "l")
 BLOCK_S = 0.01
 
 
-class _Bus(NullTransferEngine):
+class Bus(NullTransferEngine):
     """Copies at once, and says that each block takes a while."""
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return BLOCK_S * blocks
 
 
-class _LostBus(_Bus):
+class LostBus(Bus):
     """What is loaded to the GPU does not arrive."""
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ def test_random_histories_have_prefetches() -> None:
 class Rig:
     """A cache of 12 GPU and 40 host blocks. Workflow `w` has three blocks, `text(w)`, of one agent, `a-w`."""
 
-    def __init__(self, mode: str, policy: str, guard: bool, bus: _Bus) -> None:
+    def __init__(self, mode: str, policy: str, guard: bool, bus: Bus) -> None:
         self.clock = ManualClock()
         config = CacheConfig.model_validate({"policy": policy, "guard": guard, "prefetch": mode})
         self.cache = make_cache({Tier.GPU: 12, Tier.HOST: 40}, config, bus, self.clock)
@@ -221,8 +221,8 @@ def rig() -> Rig:
     return filled()
 
 
-def filled(mode: str = "queue", policy: str = "pbkv-paper", guard: bool = False, bus: _Bus | None = None) -> Rig:
-    rig = Rig(mode, policy, guard, bus or _Bus())
+def filled(mode: str = "queue", policy: str = "pbkv-paper", guard: bool = False, bus: Bus | None = None) -> Rig:
+    rig = Rig(mode, policy, guard, bus or Bus())
     for name in ("early", "b", "c", "d", "e"):
         rig.run(name)
         rig.forecast(name, 0.05)
@@ -320,7 +320,7 @@ def test_blocks_of_an_ended_workflow_that_were_not_used_are_wasted(rig: Rig) -> 
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_blocks_that_do_not_arrive_are_cancelled_and_leave_nothing_behind(ends: bool) -> None:
-    rig = filled(bus=_LostBus())
+    rig = filled(bus=LostBus())
     assert rig.ahead("early") == 3
     if ends:
         rig.cache.retire("early")

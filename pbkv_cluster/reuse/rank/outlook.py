@@ -90,6 +90,12 @@ class Outlook:
             self.timing.tools.add(*ended)
         outlook.unused_at = -1.0
 
+    def waited(self, workflow: ActiveWorkflow, now: float) -> float:
+        """Seconds for which a workflow has waited for the oldest of its open tool calls; 0 if it waits for none."""
+        outlook = self.workflows.get(workflow.id)
+        wait = outlook.tools.wait(now) if outlook is not None and outlook.tools is not None else None
+        return max((elapsed for _, elapsed in wait.calls), default=0.0) if wait is not None else 0.0
+
     def step_queued(self, workflow: ActiveWorkflow, number: int, segments: Iterable[Segment]) -> None:
         """A step waits for admission whose prompt goes along some segments; none: it was withdrawn."""
         outlook = self.workflows.get(workflow.id)
