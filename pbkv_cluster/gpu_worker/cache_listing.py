@@ -1,8 +1,11 @@
 """Lists and checks a worker's cache in portions, so that the engine's steps never wait long for it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
+
+import numpy as np
 
 from pbkv_cluster.cache.decisions.log import Decision
 from pbkv_cluster.cache.inventory import CachedBlocks, Grouping, Inventory, Order
@@ -12,7 +15,7 @@ from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.rpc.convert import tiers_to_wire
 from pbkv_cluster.rpc.v1 import store_pb2
 from pbkv_cluster.store.arena.slots import ReadResult
@@ -79,33 +82,47 @@ def _add_last_decisions(answer: store_pb2.ListCacheResponse, decisions: Sequence
             return
 
 
-async def check_cache(thread: EngineThread, host: HostRegion | None) -> store_pb2.CheckCacheResponse:
-    """Compares the blocks of the host tier with their checksums, on another thread than the engine's.
+async def check_cache(thread: EngineThread, memory: PoolMemory) -> store_pb2.CheckCacheResponse:
+    """Compares the blocks of the tiers that have checksums with them, on another thread than the engine's.
 
     Raises:
         Unavailable: the engine has ended.
     """
     answer = store_pb2.CheckCacheResponse()
-    if host is None:
+    verify: dict[Tier, Callable[[int, bytes], ReadResult]] = {}
+    if memory.host is not None:
+        verify[Tier.HOST] = memory.host.slots.verify
+    if memory.disk is not None:
+        verify[Tier.DISK] = partial(memory.disk.verify, room=np.empty(memory.block_bytes, np.uint8))
+    if not verify:
         return answer
     nodes = await thread.call(lambda engine: engine.cache.tree.walk())
 
-    def portion(engine: Engine) -> tuple[int, list[tuple[int, bytes]]]:
+    def portion(engine: Engine) -> tuple[int, list[tuple[Tier, int, bytes]]]:
         seen = list(islice(nodes, _PORTION))
-        tier = engine.cache.tiers[Tier.HOST].index
-        held = [(node, block) for node in seen for block in range(node.blocks) if node.holds(tier, block)]
-        return len(seen), [(node.slots[tier][block], node.key(block)) for node, block in held]
+        tiers = [(kind, engine.cache.tiers[kind].index) for kind in verify]
+        return len(seen), [
+            (kind, node.slots[tier][block], node.key(block))
+            for node in seen
+            for block in range(node.blocks)
+            for kind, tier in tiers
+            if node.holds(tier, block)
+        ]
 
     while True:
         seen, blocks = await thread.call(portion)
-        await asyncio.to_thread(_check, host, blocks, answer)
+        await asyncio.to_thread(_check, verify, blocks, answer)
         if seen < _PORTION:
             return answer
 
 
-def _check(host: HostRegion, blocks: list[tuple[int, bytes]], answer: store_pb2.CheckCacheResponse) -> None:
-    for slot, key in blocks:
-        match host.slots.verify(slot, key):
+def _check(
+    verify: Mapping[Tier, Callable[[int, bytes], ReadResult]],
+    blocks: list[tuple[Tier, int, bytes]],
+    answer: store_pb2.CheckCacheResponse,
+) -> None:
+    for kind, slot, key in blocks:
+        match verify[kind](slot, key):
             case ReadResult.READ:
                 answer.checked_blocks += 1
             case ReadResult.DAMAGED:

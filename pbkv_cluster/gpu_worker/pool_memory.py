@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.store.disk.disk_slots import DiskSlots
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,7 @@ class PoolMemory:
 
     block_bytes: int
     host: HostRegion | None  # None: there is no host tier
+    disk: DiskSlots | None = None  # None: there is no disk tier
     pins: bool = False  # the host tier's memory is pinned as it is taken
 
     def ready_blocks(self, tier: Tier, capacity: int) -> int:

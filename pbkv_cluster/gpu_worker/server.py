@@ -148,7 +148,8 @@ class WorkerServer:
         if self._predictor is not None:
             self._predictor_link = self._link_to_predictor(self._predictor, engine)
         self._thread.start()
-        memory_of_tiers = PoolMemory(model.shape.block_bytes, runner.host, pins=device.type == "cuda")
+        disk = None if runner.disk is None else runner.disk.disk.disk
+        memory_of_tiers = PoolMemory(model.shape.block_bytes, runner.host, disk, pins=device.type == "cuda")
         self._figures = WorkerFigures(
             self._thread, memory_of_tiers, runner.copies, self._predictor_link, lambda: self.problems, self._clock
         )

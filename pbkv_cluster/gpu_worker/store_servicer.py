@@ -103,7 +103,7 @@ class StoreServicer(store_pb2_grpc.StoreServiceServicer):
     async def CheckCache(  # noqa: N802
         self, request: store_pb2.CheckCacheRequest, context: Any
     ) -> store_pb2.CheckCacheResponse:
-        return await check_cache(self._thread, self._memory.host)
+        return await check_cache(self._thread, self._memory)
 
     async def ExplainCache(  # noqa: N802
         self, request: store_pb2.ExplainCacheRequest, context: Any

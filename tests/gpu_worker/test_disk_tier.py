@@ -13,9 +13,9 @@ from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.channel import connect
-from pbkv_cluster.rpc.v1 import store_pb2_grpc, worker_pb2_grpc
+from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2_grpc
 from pbkv_cluster.store.arena.layout import SLOT_BYTES, RegionLayout, SlotHeader
-from tests.gpu_worker.worker_rig import Rig, config, serving, step
+from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, config, serving, step
 from tests.polling import eventually
 
 PROMPT = list(range(10, 80))  # four full blocks and some tokens
@@ -125,6 +125,21 @@ async def test_damage_another_tenant_and_another_model_are_computed(
         assert decisions["load_failed"] == decisions["drop_spoiled"] == 4
     async with serving(settings(model_dirs["qwen2"], tmp_path)) as rig:
         assert (await rig.run(step(PROMPT, tenant="acme"))).usage.delivered == {}
+
+
+async def test_a_check_finds_damage_on_disk(llama: Path, tmp_path: Path) -> None:
+    async with serving(settings(llama, tmp_path), worker_id="w") as rig:
+        await rig.run(step(PROMPT))
+        await fill(rig)
+        held = {tier: (await rig.stat(tier)).used_blocks for tier in (Tier.HOST, Tier.DISK)}
+        await stored(tmp_path, rig.facts.block_bytes, held[Tier.DISK])
+        sound = await rig.store.CheckCache(store_pb2.CheckCacheRequest(), timeout=PATIENCE_S)
+        assert (sound.checked_blocks, sound.damaged_blocks, sound.changed_blocks) == (sum(held.values()), 0, 0)
+        layout = RegionLayout(RegionLayout(0, rig.facts.block_bytes).slots_in(SIZE), rig.facts.block_bytes)
+        with file_of(tmp_path).open("r+b") as file:
+            os.pwrite(file.fileno(), b"\xff" * 64, layout.payloads)
+        found = await rig.store.CheckCache(store_pb2.CheckCacheRequest(), timeout=PATIENCE_S)
+        assert (found.checked_blocks, found.damaged_blocks) == (sum(held.values()), 1)
 
 
 async def test_cleared_blocks_do_not_come_back(llama: Path, tmp_path: Path) -> None:

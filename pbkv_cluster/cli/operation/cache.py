@@ -119,7 +119,7 @@ for request in (prefetch, lease, release):
 @cache_app.command()
 @connected
 def check(endpoint: Endpoint = DEFAULT_ENDPOINT, json_target: JsonTarget = None) -> None:
-    """Compare blocks in host memory with their checksums, and the cluster index with what the workers hold.
+    """Compare blocks in host memory and on disk with their checksums, and the cluster index with what the workers hold.
 
     Exits with 1 if a block is damaged, or if the index differs at two looks in the same way: what differs at one of them only
     is a change on its way. Neither costs a wrong token: a damaged or absent block is found out when it is read, and computed.

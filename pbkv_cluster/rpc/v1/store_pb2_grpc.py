@@ -139,7 +139,7 @@ class StoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckCache(self, request, context):
-        """Compares the bytes of blocks in host memory with their checksums. Changes nothing.
+        """Compares the bytes of blocks in host memory, and on disk, with their checksums. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,7 @@ class StoreServiceStub:
     be missing or be listed as it was a moment ago.
     """
     CheckCache: _grpc.UnaryUnaryMultiCallable[_store_pb2.CheckCacheRequest, _store_pb2.CheckCacheResponse]
-    """Compares the bytes of blocks in host memory with their checksums. Changes nothing."""
+    """Compares the bytes of blocks in host memory, and on disk, with their checksums. Changes nothing."""
     ExplainCache: _grpc.UnaryUnaryMultiCallable[_store_pb2.ExplainCacheRequest, _store_pb2.ExplainCacheResponse]
     """Explains a block: where it lies, who has used it, what it is worth, and the last decisions about it. Or returns the last
     decisions about the blocks of a workflow.
@@ -88,7 +88,7 @@ class StoreServiceAsyncStub(StoreServiceStub):
     be missing or be listed as it was a moment ago.
     """
     CheckCache: _aio.UnaryUnaryMultiCallable[_store_pb2.CheckCacheRequest, _store_pb2.CheckCacheResponse]  # type: ignore[assignment]
-    """Compares the bytes of blocks in host memory with their checksums. Changes nothing."""
+    """Compares the bytes of blocks in host memory, and on disk, with their checksums. Changes nothing."""
     ExplainCache: _aio.UnaryUnaryMultiCallable[_store_pb2.ExplainCacheRequest, _store_pb2.ExplainCacheResponse]  # type: ignore[assignment]
     """Explains a block: where it lies, who has used it, what it is worth, and the last decisions about it. Or returns the last
     decisions about the blocks of a workflow.
@@ -165,7 +165,7 @@ class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _store_pb2.CheckCacheRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_store_pb2.CheckCacheResponse, _abc.Awaitable[_store_pb2.CheckCacheResponse]]:
-        """Compares the bytes of blocks in host memory with their checksums. Changes nothing."""
+        """Compares the bytes of blocks in host memory, and on disk, with their checksums. Changes nothing."""
 
     @_abc_1.abstractmethod
     def ExplainCache(

@@ -4,6 +4,7 @@ They are written with `pwrite` and read with `pread`: an error of the disk is an
 as it would be with a mapping.
 """
 
+import contextlib
 import os
 import shutil
 import time
@@ -123,6 +124,18 @@ class DiskSlots:
             return ReadResult.DAMAGED
         return ReadResult.READ if checksum(target.data) == header.payload_sum else ReadResult.DAMAGED
 
+    def verify(self, slot: int, key: bytes, room: Bytes) -> ReadResult:
+        """Compares a block's payload with its checksum. Another thread may write the slot meanwhile; ABSENT, if it has.
+
+        Args:
+            slot: of the block.
+            key: of the block.
+            room: for a payload.
+        """
+        before = self._key(slot)
+        result = self.read(slot, room) if before == key else ReadResult.ABSENT
+        return result if self._key(slot) == before else ReadResult.ABSENT
+
     def clear(self, slot: int) -> None:
         """Empties a slot.
 
@@ -136,6 +149,14 @@ class DiskSlots:
     def close(self) -> None:
         """Closes the file, which another process may use then."""
         os.close(self._file)
+
+    def _key(self, slot: int) -> bytes | None:
+        """Of the block in a slot; None: it holds none, or cannot be read."""
+        with contextlib.suppress(OSError):
+            packed = os.pread(self._file, SLOT_BYTES, self._header(slot))
+            header = SlotHeader.unpack(packed[GENERATION_BYTES:]) if len(packed) == SLOT_BYTES else None
+            return None if header is None else header.label.key
+        return None
 
     def _header(self, slot: int) -> int:
         return self.layout.headers + slot * SLOT_BYTES
