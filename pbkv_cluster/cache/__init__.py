@@ -17,7 +17,7 @@ Between two steps, `prefetch/` loads blocks to the GPU ahead of their use. `tier
 `requests`: prefetches and block leases, as clients ask for them; `tiers/leases` ends each lease in time.
 
 Around these: `observer` and `guard/` compare the policy with LRU in shadows of the cache; `tiers/announcements` tells a
-listener which tiers hold each block; `restore` rebuilds the tree from blocks that have outlived a process; `inventory` lists
-what is cached, and `explanation` tells of one block what it is worth, for operators; `decisions/` keeps the last decisions
-about blocks; `integrity` checks everything, for tests.
+listener which tiers hold each block; `sequence/stored_blocks` rebuilds the tree from blocks that have outlived a process;
+`inventory` lists what is cached, and `explanation` tells of one block what it is worth, for operators; `decisions/` keeps the
+last decisions about blocks; `integrity` checks everything, for tests.
 """

@@ -14,7 +14,6 @@ from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
 from pbkv_cluster.cache.prefetch.prefetcher import Prefetcher
 from pbkv_cluster.cache.prefetch.stager import Stager
 from pbkv_cluster.cache.requests import ClientRequests
-from pbkv_cluster.cache.restore import restore
 from pbkv_cluster.cache.sequence.admission import Admission
 from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.fetch import Fetcher
@@ -22,6 +21,7 @@ from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.late_writes import LateWrites
 from pbkv_cluster.cache.sequence.paths import Paths
 from pbkv_cluster.cache.sequence.remote import RemoteSteps
+from pbkv_cluster.cache.sequence.stored_blocks import StoredBlocks
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.announcements import ChangeListener
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
@@ -33,7 +33,6 @@ from pbkv_cluster.core.blocks import Namespace, StoredBlock
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.forecasts.forecast import Forecast
-from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES, blocks_for, full_blocks
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
@@ -82,12 +81,13 @@ class KVCache:
         self.observer = CacheObserver()
         self._clock = clock
         self.half_life_s = config.lfu_half_life_s  # of the count of uses, see `aged_uses`
-        self._paths = Paths(self.tree, self.tiers, self.workflows, self.popularity, self.half_life_s)
-        self._committer = Committer(self.tree, self.tiers, self._paths, config.write_through)
-        self.late_writes = late = LateWrites(self.tree, self.tiers, config.write_through)
-        fetcher = Fetcher(self.tree, self.tiers, self._paths, self._committer, late, elsewhere, compute_seconds)
-        self._admission = Admission(self.tree, self.tiers, self.workflows, self._paths, self.popularity, fetcher)
-        tree, tiers, workflows, paths = self.tree, self.tiers, self.workflows, self._paths
+        tree, tiers, workflows = self.tree, self.tiers, self.workflows
+        self._paths = paths = Paths(tree, tiers, workflows, self.popularity, self.half_life_s)
+        self._stored = stored = StoredBlocks(tree, tiers, paths)
+        self._committer = Committer(tree, tiers, paths, stored, config.write_through)
+        self.late_writes = late = LateWrites(tree, tiers, config.write_through)
+        fetcher = Fetcher(tree, tiers, paths, self._committer, late, stored, elsewhere, compute_seconds)
+        self._admission = Admission(tree, tiers, workflows, paths, self.popularity, fetcher)
         self.remote = RemoteSteps(tree, workflows, paths, self.popularity)
         stager = Stager(tree, tiers, workflows, paths, fetcher, self.remote)
         self.prefetcher = Prefetcher(tree, tiers, workflows, paths, stager, config, clock)
@@ -190,11 +190,10 @@ class KVCache:
         self.observer.step_closed(handle)
 
     def restore(self, blocks: Mapping[Tier, Iterable[StoredBlock]]) -> int:
-        """Finds blocks in slower tiers that an earlier process has stored there; to be called before anything else.
-
-        Returns the blocks that can be matched again.
+        """Finds blocks in slower tiers that an earlier process has stored there; to be called before anything else. Returns how
+        many can be matched at once; others can when what only the GPU had before them has been computed again.
         """
-        return restore(self.tree, self.tiers, blocks, self._clock.now())
+        return self._stored.restore(blocks, self._clock.now())
 
     def poll(self) -> None:
         """Takes note of the transfers that have been completed; to be called before each batch."""
@@ -214,6 +213,10 @@ class KVCache:
     def broken(self) -> list[CacheHandle]:
         """Handles on blocks that did not arrive. Each must be closed; its sequence can be opened again at once."""
         return [handle for handle in self.handles if self._is_broken(handle)] if self.tiers.spoiled else []
+
+    def continued(self) -> list[CacheHandle]:
+        """Handles whose sequences can have more from the cache if they are closed and opened again."""
+        return [handle for handle in self.handles if handle.continued]
 
     def _is_broken(self, handle: CacheHandle) -> bool:
         return not self.tiers.gpu.pool.spoiled.isdisjoint(handle.table.slots)
@@ -275,6 +278,7 @@ class KVCache:
     def clear(self) -> int:
         """Drops all that no running sequence uses. Returns the blocks dropped."""
         dropped = self.tiers.clear()
+        self._stored.clear()
         self.observer.cleared()
         return dropped
 
@@ -289,10 +293,6 @@ class KVCache:
     def guard(self) -> GuardStat | None:
         """What the guard has seen and done; None where there is none."""
         return self.observer.stat()
-
-    def residency(self) -> Mapping[bytes, Residency]:
-        """Every cached block's key, and where it lies."""
-        return self.tiers.residency()
 
     def check_integrity(self) -> None:
         """Raises AssertionError where tree, tiers, owners and block tables contradict each other."""

@@ -244,7 +244,7 @@ class WorkerServer:
         Raises:
             Unavailable: the engine has ended.
         """
-        return await self.thread.call(lambda engine: engine.cache.residency())
+        return await self.thread.call(lambda engine: engine.cache.tiers.residency())
 
     async def wait(self) -> None:
         """Runs until a part fails, then raises its error."""

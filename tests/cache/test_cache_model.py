@@ -274,7 +274,7 @@ class Driver:
                 assert rank == expected, "a value changed, and nobody was told"
 
     def check_announcements(self) -> None:
-        assert self.residency == dict(self.cache.residency()), "listeners were told something else than the truth"
+        assert self.residency == dict(self.cache.tiers.residency()), "listeners were told something else than the truth"
 
     def end(self) -> None:
         """Everything ends, and the cache is empty again."""

@@ -117,7 +117,7 @@ class Rig:
 
     def tiers(self, name: str) -> list[set[Tier]]:
         """Of each block of a workflow's text."""
-        residency = self.cache.residency()
+        residency = self.cache.tiers.residency()
         return [set(residency[key].tiers) if key in residency else set() for key in block_keys(SPACE, text_of(name))]
 
 

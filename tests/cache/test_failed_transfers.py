@@ -177,7 +177,7 @@ def test_what_has_been_cleared_is_not_found_again(write_through: bool, seed: int
     for _ in range(60):
         driver.step()
     driver.cache.clear()
-    assert {label.key for label in engine.labels.values()} <= driver.cache.residency().keys()
+    assert {label.key for label in engine.labels.values()} <= driver.cache.tiers.residency().keys()
     while driver.running:
         driver.finish()
     driver.cache.clear()
@@ -216,8 +216,8 @@ def test_a_restarted_cache_has_every_block_whose_path_was_kept(
             at = parents[at]
         if at in namespaces:
             whole.add(key)
-    assert set(second.cache.residency()) == whole
-    assert len(whole) == found
+    assert set(second.cache.tiers.residency()) == whole
+    assert len(whole) == found == second.cache.tiers.decisions["restore"]
     for node in second.cache.tree.walk():
         for tier, slots in zip(slower, node.slots[1:], strict=True):
             for block, slot in enumerate(slots):

@@ -34,7 +34,7 @@ def cache() -> Cache:
 
 def test_runs_have_the_key_and_the_place_of_their_blocks(cache: Cache) -> None:
     runs = listed(cache, Grouping.RUN)
-    held = cache.cache.residency()
+    held = cache.cache.tiers.residency()
     assert {bytes.fromhex(run.name) for run in runs} <= set(held)
     assert sum(run.tokens for run in runs) == len(held) * BLOCK_TOKENS
     assert {(run.tokens, run.shared_tokens, run.workflows, run.agents) for run in runs} == {

@@ -63,7 +63,7 @@ def prompt(blocks: int, start: int = 0) -> bytes:
 
 
 def in_host(cache: KVCache, tokens: bytes) -> list[bool]:
-    residency = cache.residency()
+    residency = cache.tiers.residency()
     return [Tier.HOST in residency[key].tiers for key in block_keys(SPACE, tokens)]
 
 
@@ -129,7 +129,7 @@ def test_where_there_is_room_every_block_reaches_every_tier(capacity: Mapping[Ti
         driver.clock.advance(1.0)
         driver.cache.poll()
     slower = set(capacity) - {Tier.GPU}
-    assert all(slower <= residency.tiers for residency in driver.cache.residency().values())
+    assert all(slower <= residency.tiers for residency in driver.cache.tiers.residency().values())
     assert not driver.cache.late_writes
     driver.check_announcements()
     driver.end()

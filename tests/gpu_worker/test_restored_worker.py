@@ -107,6 +107,24 @@ async def test_what_was_demoted_is_found_again_without_write_through(llama: Path
             assert again.tokens == first.tokens
 
 
+async def test_what_follows_a_lost_block_is_loaded_when_that_has_been_computed(llama: Path) -> None:
+    quiet = settings(llama, write_through=False, prefill_chunk_tokens=16)
+    prompt = [*range(10, 80), *range(10, 69)]  # eight full blocks and a token
+    async with host_store(ARENA) as (arena, address):
+        async with serving(quiet, host_store=At(address)) as rig:
+            first = await rig.run(step(prompt))
+            await rig.run(step([5] * 100, workflow_id="other"))
+            held = (await rig.stat(Tier.HOST)).used_blocks
+            assert 0 < held < 8, "only its end had to leave the GPU"
+            await stored(arena, held)
+        async with serving(quiet, host_store=At(address)) as rig:
+            assert (await rig.stat(Tier.HOST)).used_blocks == 0
+            again = await rig.run(step(prompt))
+            assert again.tokens == first.tokens
+            assert again.usage.delivered == {Tier.HOST: 16 * held}
+            assert again.usage.computed_tokens == first.usage.computed_tokens - 16 * held
+
+
 @pytest.mark.parametrize("gpu_blocks", [11, 12, 13])
 async def test_a_host_tier_without_a_configured_size_is_found_again_by_another_gpu_tier(llama: Path, gpu_blocks: int) -> None:
     async with host_store(ARENA) as (arena, address):

@@ -90,7 +90,7 @@ def test_the_gateway_names_the_blocks_as_the_worker_does(model: LoadedModel, phi
     reader = PromptReader(None, ThreadPoolExecutor(1))  # type: ignore[arg-type]  # tokens need no codec
     limits = ModelLimits([model.namespace()], model.vocabulary, model.max_context)
     prompt = asyncio.run(reader.read(TokenPrompt(pack(PROMPT[:tokens])), limits, ""))
-    assert set(prompt.keys.of_all(model.namespace(), pack(output))) == set(engine.cache.residency())
+    assert set(prompt.keys.of_all(model.namespace(), pack(output))) == set(engine.cache.tiers.residency())
 
 
 def test_namespaces_without_a_switch_are_the_same_for_all_lengths(phi3: Path) -> None:

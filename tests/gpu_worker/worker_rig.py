@@ -144,7 +144,7 @@ class Rig:
 
         def look(engine: Engine) -> Mapping[bytes, Residency]:
             engine.cache.poll()
-            return engine.cache.residency()
+            return engine.cache.tiers.residency()
 
         async def have_arrived() -> bool:
             found = await self.worker.thread.call(look)

@@ -115,6 +115,7 @@ class Stager:
                 self._paths.expect(child, now)
                 self._note(child, range(child.blocks), reason, Tier.REMOTE)
                 staged[Tier.REMOTE] = child.blocks
+                self._fetcher.staged(child, now)
         return staged
 
     def _stage_nodes(self, policy: ForesightPolicy, seconds: float, now: float) -> int:

@@ -2,6 +2,7 @@
 
 from pbkv_cluster.cache.sequence.recorded_step import RecordedStep
 from pbkv_cluster.cache.tree.node import GPU, Node, Slots, new_slots
+from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.reuse.record.segment import Segment
 
 
@@ -47,6 +48,11 @@ class BlockTable:
     def own_slots(self) -> Slots:
         """The slots that belong to the sequence."""
         return self.slots[self.committed :]
+
+    def continuation(self, tokens: bytes | bytearray) -> Node | None:
+        """What the tree has of a sequence with these tokens after the part that belongs to it."""
+        start = self.committed * BLOCK_BYTES
+        return self.node.children.get(bytes(tokens[start : start + BLOCK_BYTES]))
 
     def segment(self, block: int) -> Segment:
         """The segment that holds a block of the sequence. Must not be called with a lower block than before."""

@@ -3,6 +3,7 @@
 from pbkv_cluster.cache.sequence.block_table import BlockRange
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.paths import Paths
+from pbkv_cluster.cache.sequence.stored_blocks import StoredBlocks
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import GPU, Node
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
@@ -12,16 +13,18 @@ from pbkv_cluster.core.tokens import BLOCK_BYTES, common_blocks
 class Committer:
     """Hands blocks over from sequences to the tree, range by range."""
 
-    def __init__(self, tree: PrefixTree, tiers: Tiers, paths: Paths, write_through: bool) -> None:
+    def __init__(self, tree: PrefixTree, tiers: Tiers, paths: Paths, stored: StoredBlocks, write_through: bool) -> None:
         """Args:
         tree: that takes the blocks.
         tiers: where they lie.
         paths: of the tree.
+        stored: blocks of an earlier process, some of which may follow those that are committed.
         write_through: copy blocks to the next tier at once, and not only when they leave the GPU.
         """
         self._tree = tree
         self._tiers = tiers
         self._paths = paths
+        self._stored = stored
         self._write_through = write_through
 
     def commit(
@@ -47,13 +50,15 @@ class Committer:
                 part = bytes(tokens[own.start * BLOCK_BYTES : own.stop * BLOCK_BYTES])
             child = table.node.children.get(part[:BLOCK_BYTES])
             if child is None:
-                self._write(handle, own, part, now, reason)
+                node, first = self._write(handle, own, part, now, reason)
+                if self._stored.follow(node, first, node.blocks, now):
+                    handle.continued = table.continuation(tokens) is not None
             else:
                 self._follow(handle, own, child, part, now)
 
-    def _write(self, handle: CacheHandle, own: BlockRange, part: bytes, now: float, reason: str) -> None:
+    def _write(self, handle: CacheHandle, own: BlockRange, part: bytes, now: float, reason: str) -> tuple[Node, int]:
         """Enters a range that the tree does not hold: at the end of the last node if that is still this sequence's alone, else
-        as a new one.
+        as a new one. Returns the node, and which of its blocks is the first of the range.
         """
         table, node = handle.table, handle.table.node
         slots = table.slots[own.start : own.stop]
@@ -71,6 +76,7 @@ class Committer:
             self._tiers.write_through(node, first, node.blocks)
         self._tiers.note(node, first, node.blocks)
         table.hand_over(own, node)
+        return node, first
 
     def _follow(self, handle: CacheHandle, own: BlockRange, child: Node, part: bytes, now: float) -> None:
         """Continues along a node with the same blocks: its GPU slots replace the sequence's, and it gets those it lacks."""

@@ -7,6 +7,7 @@ from pbkv_cluster.cache.sequence.commit import Committer
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.sequence.late_writes import LateWrites
 from pbkv_cluster.cache.sequence.paths import Paths
+from pbkv_cluster.cache.sequence.stored_blocks import StoredBlocks
 from pbkv_cluster.cache.tiers.elsewhere import Elsewhere
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchSource
 from pbkv_cluster.cache.tiers.tiers import Tiers
@@ -35,6 +36,7 @@ class Fetcher:
         paths: Paths,
         committer: Committer,
         late_writes: LateWrites,
+        stored: StoredBlocks,
         elsewhere: Elsewhere,
         compute_seconds: Callable[[int], float],
     ) -> None:
@@ -44,6 +46,7 @@ class Fetcher:
         paths: of the tree.
         committer: enters them in the tree.
         late_writes: copies them to slower tiers when they have arrived.
+        stored: blocks of an earlier process, some of which may follow those that are fetched.
         elsewhere: knows where they are.
         compute_seconds: how long the prefill of a number of tokens takes.
         """
@@ -52,6 +55,7 @@ class Fetcher:
         self._paths = paths
         self._committer = committer
         self._late_writes = late_writes
+        self._stored = stored
         self._elsewhere = elsewhere
         self._compute_seconds = compute_seconds
 
@@ -115,6 +119,7 @@ class Fetcher:
         self._tiers.note(child, 0, child.blocks)
         self._tiers.offer(child)
         self._tiers.decisions["prefetch_fetch"] += child.blocks
+        self._stored.follow(child, 0, child.blocks, now)
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
     def elsewhere(self, node: Node, tokens: bytes, start: int, most: int) -> tuple[Sequence[Tier], list[bytes]]:
@@ -155,6 +160,10 @@ class Fetcher:
         self._tree.place(child, host.index, 0, slots)
         self._tiers.note(child, 0, child.blocks)
         return child
+
+    def staged(self, node: Node, now: float) -> None:
+        """A node that is being staged is complete, and may be split: what follows its blocks can be matched, too."""
+        self._stored.follow(node, 0, node.blocks, now)
 
     def patience_s(self, tokens: int) -> float:
         """Seconds for which a step waits for blocks of other workers, instead of computing so many tokens."""

@@ -10,13 +10,25 @@ from pbkv_cluster.core.usage import Tier
 class CacheHandle:
     """A running sequence's hold on its cached prefix, and its block table."""
 
-    __slots__ = ("delivered", "fetched", "owner", "prefetched_tokens", "recorded", "records", "staged", "table", "waits_for")
+    __slots__ = (
+        "continued",
+        "delivered",
+        "fetched",
+        "owner",
+        "prefetched_tokens",
+        "recorded",
+        "records",
+        "staged",
+        "table",
+        "waits_for",
+    )
 
     def __init__(self, owner: Owner, root: Node, recorded: RecordedStep, records: bool) -> None:
         self.owner = owner
         self.recorded = recorded
         self.records = records  # whether this handle writes the record, as opposed to a shadow's, which reads it
         self.table = BlockTable(root, recorded)
+        self.continued = False  # the tree has more of the sequence than it had when the handle was opened, in slower tiers
         self.waits_for: list[Transfer] = []  # transfers that write slots of the table; some may be done
         self.delivered: dict[Tier, int] = {}  # tokens found when the handle was opened, by tier
         self.fetched: dict[Tier, int] = {}  # those of them that other workers had

@@ -14,7 +14,7 @@ class SlotState(Enum):
 
     | state    | meaning                                              | next                                            |
     |----------|------------------------------------------------------|-------------------------------------------------|
-    | FREE     | holds nothing                                        | RESIDENT (`take`, `withdraw`)                   |
+    | FREE     | holds nothing that can be matched                    | RESIDENT (`take`, `withdraw`)                   |
     | RESIDENT | holds a block, or belongs to a running sequence      | ARRIVING (`begin`), FREE or LEAVING (`release`) |
     | ARRIVING | a transfer writes its block                          | RESIDENT (`end`), LEAVING (`release`)           |
     | LEAVING  | its block has gone; a transfer still reads or        | FREE (`end` of the last such transfer)          |
@@ -47,6 +47,7 @@ class BlockPool:
         self.capacity = capacity
         self.room = capacity  # slots that can be taken once the transfers of now are done: free or leaving
         self._free = new_slots(range(capacity - 1, -1, -1))
+        self.aside: set[int] = set()  # free slots that are taken last
         self._busy: dict[int, int] = {}  # slots in transfer: how many transfers read or write each
         self._arriving: dict[int, Transfer] = {}
         self._leaving: set[int] = set()
@@ -77,11 +78,19 @@ class BlockPool:
         taken = self._free[-count:]
         del self._free[-count:]
         self.room -= count
+        if self.aside:
+            self.aside.difference_update(taken)
         return taken
+
+    def set_aside(self, slots: Slots) -> None:
+        """Takes these slots, which are free, after all others; and no longer those that were set aside before."""
+        self.aside = set(slots)
+        self._free = slots + new_slots(slot for slot in self._free if slot not in self.aside)
 
     def withdraw(self, slots: Slots) -> None:
         """Takes these slots, which are free."""
         taken = set(slots)
+        self.aside -= taken
         self._free = new_slots(slot for slot in self._free if slot not in taken)
         self.room -= len(slots)
 
@@ -210,6 +219,7 @@ class BlockPool:
             AssertionError: these, the free, the leaving and the unbacked slots are not the whole pool, each once.
         """
         assert self.room == len(self._free) + len(self._leaving), f"{self.kind}: room miscounted"
+        assert self.aside <= set(self._free), f"{self.kind}: a slot that was set aside is not free"
         assert self._busy.keys() >= self._leaving | self._arriving.keys(), f"{self.kind}: a slot waits for no transfer"
         found = sorted([*self._free, *self._leaving, *self._unbacked, *used])
         assert found == list(range(self.capacity)), f"{self.kind}: slots leaked or used twice"

@@ -10,7 +10,6 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.config.engine import parse_weights
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, full_blocks
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.loads import Loads
 from pbkv_cluster.gpu_worker.engine.prefix_wait import find_wait
 from pbkv_cluster.gpu_worker.engine.queue.order import Order
@@ -108,7 +107,9 @@ class Scheduler:
             self._cache.wait(late[0].handle)
 
     def _recover(self) -> None:
-        """Queues sequences again whose loads have failed: they compute what is lost."""
+        """Queues sequences again whose loads have failed: they compute what is lost. And those of which the cache has more than
+        it had: they load it.
+        """
         for handle in self._cache.broken():
             sequence = next(each for each in self.running if each.handle is handle)
             self.decisions["preempt_load_failed"] += 1
@@ -116,6 +117,11 @@ class Scheduler:
             if not sequence.usage.computed_tokens:  # so that what it is told to have got is what it gets now
                 sequence.first_scheduled_at = None
             self._preempt(sequence)
+        for handle in self._cache.continued():
+            sequence = next(each for each in self.running if each.handle is handle)
+            self.decisions["reopen_continued"] += 1
+            sequence.continued = True
+            self._queue_again(sequence)
 
     def _next_batch(self, stall: float = 0.0) -> list[Chunk]:
         budget = self._config.max_batch_tokens
@@ -220,12 +226,10 @@ class Scheduler:
             sequence.charged += more
             sequence.first_scheduled_at = now
             usage.queue_s = start - sequence.arrived_at
-            left = sequence.prompt_tokens
-            usage.delivered.clear()
-            for tier, tokens in handle.delivered.items():
-                usage.delivered[tier] = min(tokens, left)  # of the prompt only: a lost worker's output may be cached too
-                left -= usage.delivered[tier]
-            usage.prefetched_tokens = min(handle.prefetched_tokens, usage.delivered.get(Tier.GPU, 0))
+            sequence.note_delivered(handle)
+        elif sequence.continued:
+            sequence.continued = False
+            sequence.note_more_delivered(handle)
         return True
 
     def _grow(self, sequence: Sequence, count: int) -> bool:

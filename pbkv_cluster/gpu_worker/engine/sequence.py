@@ -7,7 +7,7 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import TOKEN_BYTES, count
-from pbkv_cluster.core.usage import Usage
+from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.gpu_worker.engine.queue.step_queue import Rank
@@ -48,6 +48,7 @@ class Sequence:
     prefix_wait: "PrefixWait | None" = None  # the latest
     rank: Rank | None = None  # in the queue, once it has been there
     fetch_failed: bool = False  # blocks that were fetched for it have not arrived: what is not in the cache is computed
+    continued: bool = False  # it is to be opened again, because the cache has more of it than it had: see `CacheHandle`
     charged: int = 0  # tokens to compute before its first output, that its tenant has been charged
     first_scheduled_at: float | None = None
     first_token_at: float | None = None
@@ -100,6 +101,24 @@ class Sequence:
             return None
         at = self.generated * TOKEN_BYTES
         return int.from_bytes(forced[at : at + TOKEN_BYTES], "little", signed=True)
+
+    def note_delivered(self, handle: CacheHandle) -> None:
+        """Notes what its handle has found."""
+        usage, left = self.usage, self.prompt_tokens
+        usage.delivered.clear()
+        for tier, tokens in handle.delivered.items():
+            usage.delivered[tier] = min(tokens, left)  # of the prompt only: a lost worker's output may be cached too
+            left -= usage.delivered[tier]
+        usage.prefetched_tokens = min(handle.prefetched_tokens, usage.delivered.get(Tier.GPU, 0))
+
+    def note_more_delivered(self, handle: CacheHandle) -> None:
+        """Notes what a later handle has found besides what the sequence had and has computed, all of which the GPU holds."""
+        usage = self.usage
+        left = max(0, self.prompt_tokens - sum(usage.delivered.values()) - usage.computed_tokens)
+        for tier, tokens in handle.delivered.items():
+            if tier is not Tier.GPU:
+                usage.delivered[tier] = usage.delivered.get(tier, 0) + min(tokens, left)
+                left -= min(tokens, left)
 
     def append(self, token: int) -> None:
         """Adds an output token."""
