@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.typing import EncodableT
 
 from pbkv_cluster.core.blocks import KEY_BYTES
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.residency import PACKED_BYTES
 from pbkv_cluster.store.block_map import Match, WorkerKey
 from pbkv_cluster.store.cluster_index.change_stream import CHANGE_BYTES, ENTRIES_MAX, ENTRY_CHANGES_MAX, stream_key, worker_name
@@ -16,6 +17,8 @@ from pbkv_cluster.store.cluster_index.client import key_prefix, lua, redis_error
 # A field that cannot be a block key. It marks a hash that has all blocks of its worker, not only those that the worker has
 # published since Redis came back empty; its value is the number of the worker's latest change.
 _NUMBER = ""
+# Changes that may have arrived without a confirmation: a few. An announcement skips their numbers.
+_UNCONFIRMED_MAX = 1_000_000
 _PAGE = 1000  # fields that one command writes or reads, which bounds the time for which it occupies the server
 
 
@@ -24,12 +27,16 @@ class BlockIndex:
 
     Residencies are packed (`Residency.pack`); 0 stands for a block that is gone. Whatever is written is told to the change
     stream, too. Every method raises Unavailable when Redis does not answer.
+
+    The changes of an incarnation are numbered by the one object of this class that makes them. Its numbers never go back, also
+    where another server takes over that lacks the last changes or has a clock that is late: that is how a loss shows.
     """
 
     def __init__(self, redis: Redis, cluster: str, ttl_s: float) -> None:
         self.redis = redis
         self.cluster = cluster
         self.ttl_s = ttl_s
+        self._numbers: dict[WorkerKey, int] = {}  # of the latest change that we have made
         self._prefix = f"{key_prefix(cluster)}blocks:"
         self._stream = stream_key(cluster)
         self._ttl_ms = ttl_ms(ttl_s)
@@ -42,12 +49,16 @@ class BlockIndex:
         """Replaces all blocks of a worker at once: readers see either the old ones or the new ones."""
         key = self._key(worker_id, incarnation)
         draft = key + ":draft"
+        number = self._numbers.get((worker_id, incarnation), 0) + _UNCONFIRMED_MAX
+        self._numbers[worker_id, incarnation] = number  # at once: it may arrive without a confirmation
+        drafted = 0
         with redis_errors():
             await self.redis.unlink(draft)
             for page in _pages(blocks, _PAGE):
                 fields: dict[EncodableT, EncodableT] = {
                     block: packed.to_bytes(PACKED_BYTES, "little") for block, packed in page.items() if packed
                 }
+                drafted += len(fields)
                 # One transaction: a hash whose writer died before it set the time to live would stay for ever.
                 async with self.redis.pipeline(transaction=True) as pipe:
                     if fields:
@@ -55,21 +66,25 @@ class BlockIndex:
                     pipe.pexpire(draft, self._ttl_ms)
                     await pipe.execute()
             name = worker_name(worker_id, incarnation)
-            await self._announce(keys=[key, draft, self._stream], args=[name, self._ttl_ms, ENTRIES_MAX])
+            args: list[str | int] = [name, self._ttl_ms, ENTRIES_MAX, number, drafted]
+            is_announced = bool(await self._announce(keys=[key, draft, self._stream], args=args))
+        if not is_announced:
+            raise Unavailable("Redis: another server has taken over while blocks were announced")
 
     async def publish(self, worker_id: str, incarnation: str, changes: Mapping[bytes, int]) -> bool:
         """Enters changed blocks, and renews the worker.
 
         Returns:
-            False if the index lacks other blocks of the worker: it lost them, or they were never announced. Then the changes
-            have not been entered either, or not all of them.
+            False if the index is not as our latest change of the worker has left it: other blocks are not there, or a server
+            without that change has taken over, or it was made twice because its confirmation was lost. Then these changes
+            have not been entered either, or not all of them, and the worker is to be announced again.
         """
         pages = [b"".join(_encode(page)) for page in _pages(changes, ENTRY_CHANGES_MAX)]
-        return all([await self._write(worker_id, incarnation, page) for page in pages])
+        return all([await self._write((worker_id, incarnation), page) for page in pages])
 
     async def renew(self, worker_id: str, incarnation: str) -> bool:
-        """Renews a worker; False if the index lacks blocks of it, as in `publish`."""
-        return await self._write(worker_id, incarnation, b"")
+        """Renews a worker; False as in `publish`."""
+        return await self._write((worker_id, incarnation), b"")
 
     async def drop(self, worker_id: str, incarnation: str) -> None:
         """Removes a worker and its blocks."""
@@ -116,21 +131,32 @@ class BlockIndex:
         return found
 
     async def pages(self, worker: WorkerKey) -> AsyncIterator[dict[bytes, int]]:
-        """A worker's blocks, a part at a time: all that are here throughout. What changes meanwhile may be missed."""
-        key, cursor = self._key(*worker), 0
-        while True:
-            with redis_errors():
-                cursor, found = await self.redis.hscan(key, cursor, count=_PAGE)
-            page = cast(dict[bytes, bytes], found)
-            yield {block: int.from_bytes(packed, "little") for block, packed in page.items() if len(block) == KEY_BYTES}
-            if cursor == 0:
-                return
+        """A worker's blocks, a part at a time: all that are here throughout. What changes meanwhile may be missed.
 
-    async def _write(self, worker_id: str, incarnation: str, changes: bytes) -> bool:
-        name = worker_name(worker_id, incarnation)
-        args: list[str | bytes | int] = [name, changes, KEY_BYTES, CHANGE_BYTES, self._ttl_ms, ENTRIES_MAX]
+        Raises Unavailable, too, when another server takes over meanwhile.
+        """
+        key, cursor = self._key(*worker), 0
         with redis_errors():
-            return bool(await self._publish(keys=[self._key(worker_id, incarnation), self._stream], args=args))
+            async with self.redis.pipeline() as one_connection:
+                # A watched key ties the commands to this connection. Over another one, a retried scan could come to a server
+                # on which its cursor means other blocks.
+                await one_connection.watch(key)
+                while True:
+                    cursor, found = await one_connection.hscan(key, cursor, count=_PAGE)
+                    page = cast(dict[bytes, bytes], found)
+                    yield {block: int.from_bytes(packed, "little") for block, packed in page.items() if len(block) == KEY_BYTES}
+                    if cursor == 0:
+                        return
+
+    async def _write(self, worker: WorkerKey, changes: bytes) -> bool:
+        number = self._numbers.get(worker, 0)
+        name = worker_name(*worker)
+        args: list[str | bytes | int] = [name, changes, KEY_BYTES, CHANGE_BYTES, self._ttl_ms, ENTRIES_MAX, number]
+        with redis_errors():
+            latest = int(await self._publish(keys=[self._key(*worker), self._stream], args=args))
+        if latest:
+            self._numbers[worker] = latest
+        return bool(latest)
 
     def _key(self, worker_id: str, incarnation: str) -> str:
         return self._prefix + worker_name(worker_id, incarnation)

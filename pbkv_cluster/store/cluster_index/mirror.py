@@ -1,9 +1,9 @@
 """A copy of the cluster index in this process, fed by the change stream, so that nobody who asks often has to ask Redis.
 
 The number of each change tells whether one was missed. Then, and when a worker is new, has restarted or has announced all its
-blocks again (as it does when Redis has come back empty), its blocks are read from the index. Every worker is renewed several
-times in its time to live, with the number of its latest change: so a change that was lost is noticed even if none follows, and
-a worker that is not renewed any more is forgotten.
+blocks again (as it does when Redis has come back empty or without its latest changes), its blocks are read from the index.
+Every worker is renewed several times in its time to live, with the number of its latest change: so a change that was lost is
+noticed even if none follows, and a worker that is not renewed any more is forgotten.
 """
 
 import asyncio
@@ -129,16 +129,15 @@ class IndexMirror:
             self._forget(worker)
             return
         known = self._numbers.get(worker)
-        if known is None or change.replaced:
-            if change.number != known:
-                await self._copy(worker)
+        if known is None:
+            await self._copy(worker)
         elif change.packed and change.number == known + 1:
             self.blocks.change(worker, change.blocks())
             self._numbers[worker] = change.number
         elif change.number > known:
-            self.repairs += 1
+            self.repairs += not change.replaced
             await self._copy(worker)
-        # What is older than the copy is part of it.
+        # What is older than the copy is part of it: numbers of a worker never go back.
         if worker in self._numbers:
             self._heard_at[worker] = self._clock.now()
 

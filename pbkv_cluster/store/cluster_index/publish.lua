@@ -1,11 +1,12 @@
 -- Enters changed blocks of a worker, renews it, and tells the change stream.
 -- KEYS: the worker's blocks, change stream. ARGV: worker, changes, bytes of a key, bytes of a change, time to live in ms,
--- entries of the stream. A change is a block key and the packed residency, 0 for a block that is gone.
--- Returns 0, having done nothing, if other blocks of the worker are not there; else 1.
+-- entries of the stream, number of the worker's latest change. A change is a block key and the packed residency, 0 for a block
+-- that is gone.
+-- Returns 0, having done nothing, if the blocks are not as that change left them; else the number of the latest change now.
 local blocks, stream = KEYS[1], KEYS[2]
 local worker, changes, key_bytes, width = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local number = redis.call('HGET', blocks, '')
-if not number then
+if number ~= ARGV[7] then
     return 0
 end
 local nowhere = string.rep('\0', width - key_bytes)
@@ -32,4 +33,4 @@ end
 redis.call('XADD', stream, 'MAXLEN', '~', ARGV[6], '*', 'k', 'c', 'w', worker, 'n', number, 'c', changes)
 redis.call('PEXPIRE', blocks, ARGV[5])
 redis.call('PEXPIRE', stream, ARGV[5])
-return 1
+return tonumber(number)

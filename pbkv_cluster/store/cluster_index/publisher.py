@@ -27,7 +27,8 @@ class IndexPublisher:
 
     The engine's thread calls `record`; everything else belongs to one event loop. Changes are published in batches, every
     `flush_interval_s` seconds. Whenever the index may lack blocks of the worker (at the start, after an outage, when Redis has
-    come back empty, when the buffer of changes has overflowed) the publisher takes a snapshot of all blocks and announces that.
+    come back empty or without the latest changes, when the buffer of changes has overflowed) the publisher takes a snapshot of
+    all blocks and announces that.
     """
 
     def __init__(

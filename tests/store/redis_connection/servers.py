@@ -1,10 +1,8 @@
-"""Real redis-servers for a test: alone, as primary and replica with Sentinels, as a Redis Cluster, and one behind TLS."""
+"""Real redis-servers for a test: alone, as primary and replica with Sentinels, and as a Redis Cluster."""
 
-import asyncio
-import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +67,24 @@ def serving(folder: Path, *settings: str, port: int = 0, sentinel: bool = False)
         server.kill()
 
 
+@contextmanager
+def replicated(folder: Path) -> Iterator[tuple[Server, Server]]:
+    """A primary and its replica, which nobody watches."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(serving(folder))
+        replica = stack.enter_context(serving(folder, f"replicaof {HOST} {primary.port}", "repl-diskless-sync-delay 0"))
+        wait_for(lambda: is_equal(primary, replica), START_S)
+        yield primary, replica
+
+
+def is_equal(primary: Server, replica: Server, **login: str) -> bool:
+    """Whether a replica has all that its primary has."""
+    with primary.client(**login) as ours, replica.client(**login) as theirs:
+        state = theirs.info("replication")
+        offset = ours.info("replication")["master_repl_offset"]
+    return bool(state["master_link_status"] == "up" and state["slave_repl_offset"] == offset)
+
+
 @dataclass
 class Watched:
     """A primary, its replica, and three Sentinels that watch them."""
@@ -107,8 +123,7 @@ def watched(folder: Path) -> Iterator[Watched]:
                     state = client.sentinel_master("main")
                     if state["num-other-sentinels"] != 2 or state["num-slaves"] != 1:
                         return False
-            with replica.client(password="secret") as client:
-                return bool(client.info("replication")["master_link_status"] == "up")
+            return is_equal(primary, replica, password="secret")
 
         wait_for(know_each_other, START_S)
         yield found
@@ -145,28 +160,3 @@ def _port_with_bus() -> int:
         port = free_port(HOST) - BUS
         with suppress(OSError), listen(HOST, port):
             return port
-
-
-@asynccontextmanager
-async def behind_tls(server: Server, context: ssl.SSLContext) -> AsyncIterator[int]:
-    """The port at which what arrives over TLS is passed on to a server: the one that tests bring does not speak TLS itself."""
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-        except OSError:  # the other side has gone
-            pass
-        finally:
-            writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection(HOST, server.port)
-        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
-
-    proxy = await asyncio.start_server(serve, HOST, 0, ssl=context)
-    try:
-        yield proxy.sockets[0].getsockname()[1]
-    finally:
-        proxy.close()

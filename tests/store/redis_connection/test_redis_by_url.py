@@ -14,7 +14,8 @@ from pbkv_cluster.store.cluster_index import BlockIndex, Directory, Match, Servi
 from pbkv_cluster.store.cluster_index.redis_check import check_redis
 from tests.certificates import Authority
 from tests.polling import eventually
-from tests.store.redis_connection.servers import HOST, Server, behind_tls, cluster, serving, watched
+from tests.store.redis_connection.proxy import proxy_of
+from tests.store.redis_connection.servers import HOST, Server, cluster, serving, watched
 
 NAME = "news"
 TTL_S = 60.0
@@ -55,8 +56,8 @@ async def test_tls(tmp_path: Path) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(own.certificate, own.key)
     with serving(tmp_path, "requirepass secret") as server:
-        async with behind_tls(server, context) as port:
-            url = f"rediss://:secret@127.0.0.1:{port}/0"
+        async with proxy_of(server, context) as proxy:
+            url = f"rediss://:secret@127.0.0.1:{proxy.port}/0"
             await use(f"{url}?ssl_ca_certs={own.ca}")
             await asyncio.to_thread(check_redis, f"{url}?ssl_ca_certs={own.ca}", NAME)
             for untrusted in (f"{url}?ssl_ca_certs={other.ca}", url):
