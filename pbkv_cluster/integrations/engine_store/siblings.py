@@ -80,11 +80,7 @@ class Siblings:
             return any(key in region.slots for region in self._regions.values())
 
     def look(self) -> bool:
-        """Looks at all regions again, unless that was done just now; returns whether it was done here.
-
-        Raises:
-            FailedPrecondition: the layout of a region has another version.
-        """
+        """Looks at all regions again, unless that was done just now; returns whether it was done here."""
         with self._lock:
             now = self._now()
             if now - self._looked_at < _LOOK_S:

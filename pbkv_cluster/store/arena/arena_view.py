@@ -1,13 +1,17 @@
 """An arena as any process of its node reads it: without a lock, and without a call to anyone."""
 
+import logging
 import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from pbkv_cluster.core.errors import FailedPrecondition
 from pbkv_cluster.store.arena.layout import REGION_HEADER, RegionLayout
 from pbkv_cluster.store.arena.region_table import RegionPlace, RegionTable
 from pbkv_cluster.store.arena.slots import SlotReader
+
+log = logging.getLogger(__name__)
 
 
 class ArenaView:
@@ -30,23 +34,19 @@ class ArenaView:
         except BaseException:
             os.close(self._file)
             raise
-        self._readers: dict[RegionPlace, tuple[bytes, SlotReader]] = {}
+        self._readers: dict[RegionPlace, tuple[bytes, SlotReader | None]] = {}
 
     def places(self) -> list[RegionPlace]:
         """The regions that have been given out; some may be empty, or not formatted yet."""
         return list(self._table)
 
     def regions(self) -> Mapping[str, SlotReader]:
-        """The slots of each region that has been formatted, by owner.
-
-        Raises:
-            FailedPrecondition: the layout of a region has another version.
-        """
+        """The slots of each region that has been formatted, by owner. One whose layout has another version is left out."""
         found = {place.owner: self._reader(place) for place in self._table if place.size}
         return {owner: reader for owner, reader in found.items() if reader is not None}
 
     def region(self, owner: str) -> SlotReader | None:
-        """The slots of one region; None if it has not been given out, or not formatted yet. Raises as `regions` does."""
+        """The slots of one region; None if it has not been given out, or not formatted yet, or not by this version."""
         places = (place for place in self._table if place.owner == owner and place.size)
         return next((self._reader(place) for place in places), None)
 
@@ -61,11 +61,16 @@ class ArenaView:
         known = self._readers.get(place)
         if known is not None and known[0] == header:
             return known[1]
-        layout = RegionLayout.unpack(memory)
-        if layout is None:
-            return None
-        reader = SlotReader(memory, layout)
         for gone in self._readers.keys() - set(self._table):
             del self._readers[gone]
+        reader = None
+        try:
+            layout = RegionLayout.unpack(memory)
+        except FailedPrecondition as error:
+            log.warning("blocks of %s are not read: %s", place.owner, error)
+        else:
+            if layout is None:
+                return None
+            reader = SlotReader(memory, layout)
         self._readers[place] = header, reader
         return reader

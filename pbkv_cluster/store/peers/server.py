@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbkv_cluster.core.errors import FailedPrecondition, StartupError
+from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.locations.addresses import join_address
 from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.slots import SlotReader
@@ -147,8 +147,6 @@ class PeerServer:
         except Malformed as error:
             self._count("refused_connections")
             log.warning("the connection of a reader of blocks, %s, is closed: %s", name, error)
-        except FailedPrecondition as error:
-            log.warning("blocks are not served to %s: %s", name, error)
         except OSError as error:  # TLS errors and time-outs are, too
             log.debug("the connection of %s has ended: %s", name, error)
         finally:
@@ -162,8 +160,8 @@ class PeerServer:
             # A request that is larger than all of it is served while there is no other.
             is_busy = 0 < self._bytes > self._limits.bytes - size.answer_bytes
             if not is_busy:
-                self._bytes += size.answer_bytes
                 region = self._view.region(request.region)
+                self._bytes += size.answer_bytes
         if is_busy:
             self._count("refused_requests")
             stream.send(STATUS.pack(BUSY))

@@ -1,5 +1,6 @@
 """A server of blocks whose readers are strangers, slow, too many, or liars themselves; and servers that lie."""
 
+import os
 import socket
 import ssl
 import subprocess
@@ -16,7 +17,15 @@ from hypothesis import strategies as st
 from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.security.tls import Tls
-from pbkv_cluster.store.arena.layout import GENERATION_BYTES, SLOT_BYTES, RegionLayout, SlotHeader
+from pbkv_cluster.store.arena.layout import (
+    GENERATION_BYTES,
+    REGION_HEADER,
+    REGION_MAGIC,
+    SLOT_BYTES,
+    RegionLayout,
+    SlotHeader,
+)
+from pbkv_cluster.store.arena.layout import VERSION as LAYOUT_VERSION
 from pbkv_cluster.store.arena.slots import ReadResult, SlotReader
 from pbkv_cluster.store.peers import handshake
 from pbkv_cluster.store.peers.server import Limits, PeerServer
@@ -26,7 +35,7 @@ from pbkv_cluster.store.peers.transport import PeerAddress
 from pbkv_cluster.store.peers.wire import OK, REQUEST, STATUS, VERSION, Malformed, RequestSize
 from tests.certificates import Authority
 from tests.polling import wait_for
-from tests.store.arena.blocks import label, payload
+from tests.store.arena.blocks import MODEL, label, mapped, payload
 from tests.store.peers.node import BYTES, LAYOUT, TOKEN, Node, reading, room, serving, wanted
 
 READ = ReadResult.READ
@@ -207,6 +216,21 @@ def test_bytes_beyond_the_bound_are_refused_at_once() -> None:
         wait_for(lambda: node.server.bytes_in_flight == 0, why=lambda: "bytes of a reader that has gone are still counted")
         with reading({"n": node.peer}) as another:
             assert another.read(wanted([0, 1]), room(2, layout.payload_bytes)) == [READ, READ], "alone, it may be more"
+
+
+def test_blocks_of_a_region_with_another_layout_are_absent_and_take_no_room(caplog: pytest.LogCaptureFixture) -> None:
+    """As while a node changes to another version of this program."""
+    with serving(limits=Limits(bytes=BYTES)) as node, reading({"n": node.peer}) as source:
+        region = node.arena.acquire("other", LAYOUT.size)
+        file = os.open(node.arena.path, os.O_RDWR)
+        header = REGION_HEADER.pack(REGION_MAGIC, LAYOUT_VERSION + 1, LAYOUT.slots, BYTES, MODEL)
+        mapped(file, region.offset, region.size)[: len(header)] = header
+        os.close(file)
+        for _ in range(3):
+            assert source.read(wanted([0], region="other"), room(1)) == [ReadResult.ABSENT]
+        assert caplog.text.count("blocks of other are not read: a region of the arena has layout version") == 1
+        assert source.read(wanted([1]), room(1)) == [READ]
+        wait_for(lambda: node.server.bytes_in_flight == 0)
 
 
 @pytest.mark.parametrize("what", ["silent before the handshake", "silent after it", "does not take its block"])
