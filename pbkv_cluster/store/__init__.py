@@ -6,7 +6,7 @@ Host memory, as a worker meets it:
     servicer.py                      its RPCs: give a worker a region; pass other calls on to all workers of the node
     region_lease.py                  gets a region from the host store, maps and locks it
     fan_out.py                       calls to several workers at once, and the sum of their answers
-    figures.py                       the host store's metrics
+    figures.py                       metrics of the host store, and of reading other nodes' blocks
     arena/arena.py                   the node's shared memory in regions, one per worker: given out, renewed, expired, freed
     arena/segment.py                 that memory: a file without a name, made or found again
     arena/machine.py                 what the machine offers: free memory, huge pages, NUMA nodes

@@ -23,7 +23,7 @@ class HostStore:
         worker_timeout_s: seconds that a worker may take to answer a call that is passed on to it.
         """
         self._arena = arena
-        self.figures = HostStoreFigures(arena)
+        self.figures = HostStoreFigures(arena, peers)
         self._peers = peers
         self.peer_address = ""  # of the server of blocks, once it is started
         servicer = HostStoreServicer(arena, workers, worker_timeout_s)

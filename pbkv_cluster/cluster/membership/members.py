@@ -11,6 +11,7 @@ from pbkv_cluster.cluster.membership.worker_member import WorkerMemberBase, with
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.locations.residency import SHARED
+from pbkv_cluster.core.metrics.figures import Figures
 from pbkv_cluster.core.metrics.metric import Source
 from pbkv_cluster.core.text.codec import TextCodec
 from pbkv_cluster.core.text.tokenizers_only import use_tokenizers_only
@@ -117,6 +118,7 @@ class WorkerMember(WorkerMemberBase):
 
     async def start(self) -> str:
         from pbkv_cluster.gpu_worker.server import WorkerServer
+        from pbkv_cluster.store.figures import PeerSourceFigures
         from pbkv_cluster.store.peers.source import PeerSource
         from pbkv_cluster.store.peers.transports import make_transport
 
@@ -146,7 +148,13 @@ class WorkerMember(WorkerMemberBase):
         # Before the worker, whose copies may be waiting for another node.
         self._add_part(lambda: asyncio.to_thread(peers.close))
         facts = await worker.start(self._context.host)
-        await self._announce_worker(facts, worker.residency, worker.figures.put, lambda: worker.problems)
+        of_peers = PeerSourceFigures(peers)
+
+        async def put(figures: Figures) -> None:
+            await worker.figures.put(figures)
+            await of_peers.put(figures)
+
+        await self._announce_worker(facts, worker.residency, put, lambda: worker.problems)
         collect_rarely()
         return facts.address
 

@@ -1,4 +1,4 @@
-"""What a metric is."""
+"""What a metric is, and a list of metrics."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,3 +38,20 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
+
+
+class MetricList(list[Metric]):
+    """Metrics in the order in which they are named, each by one call."""
+
+    def counter(self, name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
+        return self._add(Metric(name, Kind.COUNTER, description, labels, sources))
+
+    def gauge(self, name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
+        return self._add(Metric(name, Kind.GAUGE, description, labels, sources))
+
+    def histogram(self, name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
+        return self._add(Metric(name, Kind.HISTOGRAM, description, labels, sources))
+
+    def _add(self, metric: Metric) -> Metric:
+        self.append(metric)
+        return metric

@@ -6,28 +6,11 @@ that clients give to an application, of which the first `metrics.max_workloads` 
 label is the id of a workflow, a prompt, an agent or a tenant.
 """
 
-from pbkv_cluster.core.metrics.metric import Kind, Metric, Source
+from pbkv_cluster.core.metrics.metric import Metric, MetricList, Source
 
-_METRICS: list[Metric] = []
+_METRICS = MetricList()
+_counter, _gauge, _histogram = _METRICS.counter, _METRICS.gauge, _METRICS.histogram
 _ALL, _HEAD, _GATEWAY, _WORKER, _PREDICTOR, _HOST_STORE, _OTEL, _SIDECAR = Source
-
-
-def _counter(name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
-    return _add(Metric(name, Kind.COUNTER, description, labels, sources))
-
-
-def _gauge(name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
-    return _add(Metric(name, Kind.GAUGE, description, labels, sources))
-
-
-def _histogram(name: str, description: str, *sources: Source, labels: tuple[str, ...] = ()) -> Metric:
-    return _add(Metric(name, Kind.HISTOGRAM, description, labels, sources))
-
-
-def _add(metric: Metric) -> Metric:
-    _METRICS.append(metric)
-    return metric
-
 
 # --- every process ---
 
@@ -269,6 +252,24 @@ LEARNT_LOGS = _counter(
 ARENA_CAPACITY_BYTES = _gauge("pbkv_arena_capacity_bytes", "Size of the node's arena", _HOST_STORE)
 ARENA_REGION_BYTES = _gauge("pbkv_arena_region_bytes", "Region of a worker in the arena", _HOST_STORE, labels=("worker",))
 ARENA_TAKEN_BYTES = _gauge("pbkv_arena_taken_bytes", "Memory of the arena that has been taken from the machine", _HOST_STORE)
+
+# --- blocks between nodes ---
+
+PEER_SERVED_BLOCKS = _counter(
+    "pbkv_peer_served_blocks_total", "Blocks that other nodes asked for: served, absent", _HOST_STORE, labels=("outcome",)
+)
+PEER_REFUSALS = _counter(
+    "pbkv_peer_refusals_total", "What other nodes were refused: connections, requests", _HOST_STORE, labels=("reason",)
+)
+PEER_READ_BLOCKS = _counter(
+    "pbkv_peer_read_blocks_total",
+    "Blocks asked of other nodes: read, absent, overwritten, damaged",
+    _WORKER,
+    labels=("outcome",),
+)
+PEER_FAILED_REQUESTS = _counter(
+    "pbkv_peer_failed_requests_total", "Requests to other nodes that were refused or not answered", _WORKER
+)
 
 # --- receiver of spans ---
 

@@ -1,7 +1,7 @@
 """What carries blocks from one node to another. TCP is the one that is built in; both ends of a cluster use the same."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,11 @@ class PeerAddress:
 
 class BlockServer(Protocol):
     """Serves the arena of a node to other nodes."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What it has done so far: served_blocks, absent_blocks, refused_connections, refused_requests; absent: 0."""
+        ...
 
     def start(self, host: str, port: int) -> str:
         """Serves until `stop`; port 0 takes a free one. Returns the address, host:port.

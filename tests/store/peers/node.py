@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -13,13 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.core.locations.addresses import parse_address
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.arena.arena import Arena
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.slots import Bytes, ReadResult, RegionSlots
 from pbkv_cluster.store.block_source import BlockPlace
+from pbkv_cluster.store.peers import handshake
 from pbkv_cluster.store.peers.server import PeerServer
 from pbkv_cluster.store.peers.source import PeerSource
+from pbkv_cluster.store.peers.stream import Stream
 from pbkv_cluster.store.peers.tcp import TcpTransport
 from pbkv_cluster.store.peers.transport import PeerAddress
 from tests.store.arena.blocks import MODEL, label, mapped, payload
@@ -133,6 +137,18 @@ def reading(peers: Mapping[str, PeerAddress], **options: Any) -> Iterator[PeerSo
         yield source
     finally:
         source.close()
+
+
+@contextmanager
+def stranger(peer: PeerAddress, greeting: bool = True) -> Iterator[Stream]:
+    """A connection without a reader at its end."""
+    stream = Stream(socket.create_connection(parse_address("peer", peer.address)), 30.0)
+    try:
+        if greeting:
+            handshake.greet(stream, peer.token)
+        yield stream
+    finally:
+        stream.close()
 
 
 def wanted(

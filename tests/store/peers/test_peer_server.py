@@ -5,8 +5,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -36,21 +35,9 @@ from pbkv_cluster.store.peers.wire import OK, REQUEST, STATUS, VERSION, Malforme
 from tests.certificates import Authority
 from tests.polling import wait_for
 from tests.store.arena.blocks import MODEL, label, mapped, payload
-from tests.store.peers.node import BYTES, LAYOUT, TOKEN, Node, reading, room, serving, wanted
+from tests.store.peers.node import BYTES, LAYOUT, TOKEN, Node, reading, room, serving, stranger, wanted
 
 READ = ReadResult.READ
-
-
-@contextmanager
-def stranger(peer: PeerAddress, greeting: bool = True) -> Iterator[Stream]:
-    """A connection without a reader at its end."""
-    stream = Stream(socket.create_connection(parse_address("peer", peer.address)), 30.0)
-    try:
-        if greeting:
-            handshake.greet(stream, peer.token)
-        yield stream
-    finally:
-        stream.close()
 
 
 def is_closed(stream: Stream) -> bool:
