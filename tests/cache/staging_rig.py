@@ -65,9 +65,10 @@ class Rig:
         compute_s: float = 9.0,
         guard: bool = False,
         prefetch: Literal["none", "queue"] = "none",
+        policy: str = "pbkv-paper",
     ) -> None:
         self.clock, self.bus = ManualClock(), Bus(0)
-        config = CacheConfig(policy="pbkv-paper", guard=guard, stage=True, prefetch=prefetch)
+        config = CacheConfig(policy=policy, guard=guard, stage=True, prefetch=prefetch)
         capacity = {Tier.GPU: 12, Tier.HOST: host} | ({Tier.DISK: disk} if disk else {})
         self.cache = make_cache(
             capacity, config, self.bus, self.clock, compute_seconds=lambda tokens: compute_s, elsewhere=elsewhere

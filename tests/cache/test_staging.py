@@ -146,6 +146,16 @@ def test_the_context_of_a_likely_workflow_comes_from_the_node_that_ran_its_step(
     assert [node.retired for node in rig.cache.tree.walk()] == [False], "it counts as the workflow's"
 
 
+def test_the_learnt_policy_is_asked_of_a_context_of_which_the_cache_holds_nothing() -> None:
+    rig = Rig(elsewhere=Peer(), policy="pbkv")
+    tokens = text("a")
+    began = RemoteStepBegan(0, 0, "a-a", None, "", -1, 0, tokens[: TEXT * BLOCK_BYTES], 0.0, count(tokens))
+    assert rig.cache.hear("a", [began], space())
+    assert rig.ahead() == TEXT, "before anything is learnt, a use is as likely as not"
+    rig.settle()
+    assert rig.tiers("a") == {Tier.HOST: TEXT}
+
+
 def test_nothing_is_staged_beside_another_transfer_from_there_or_beyond_the_time() -> None:
     rig = Rig(elsewhere=Peer())
     assert rig.ahead("a", seconds=2.5 * BLOCK_S) == 2

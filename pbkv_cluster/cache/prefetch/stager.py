@@ -221,7 +221,10 @@ class Stager:
         match = self._tree.match(root, tokens)
         wanted = Node(tokens, match.path[-1] if match.path else root, len(self._tiers.pools))  # in no tree
         wanted.owners[owner] = segments[-1]
-        if policy.soon_used([wanted], now)[0] < LIKELY:
+        owner.nodes[wanted] = None  # while it is asked: a policy knows the segments of its owners' nodes, and no others
+        (soon,) = policy.soon_used([wanted], now)
+        del owner.nodes[wanted]
+        if soon < LIKELY:
             return 0
         staged = self._stage_prompt(root, tokens, PrefetchSource.FORECAST, seconds, now).total()
         if staged:
