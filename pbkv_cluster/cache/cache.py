@@ -77,7 +77,7 @@ class KVCache:
         self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change, near, log)
         self.workflows = ActiveWorkflows(list(dict.fromkeys(self.policies)), self.tiers, clock)
         self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * capacity[Tier.GPU])
-        self.handles: set[CacheHandle] = set()  # open ones
+        self.handles: dict[CacheHandle, None] = {}  # open ones, in the order in which they were opened
         self.observer = CacheObserver()
         self._clock = clock
         self.half_life_s = config.lfu_half_life_s  # of the count of uses, see `aged_uses`
@@ -143,7 +143,7 @@ class KVCache:
             self._end(workflow, logged=False)
         handle = self._admission.open(step, tokens, reserve, shadow_of, self._clock.now, ahead)
         if handle is not None:
-            self.handles.add(handle)
+            self.handles[handle] = None
             handle.owner.running += 1
             handle.owner.remote.discard(step.number)
             self.observer.step_opened(step, tokens, handle, again)
@@ -184,7 +184,7 @@ class KVCache:
         if node.writer is handle:
             node.writer = None
         self._paths.unlock_node(node)
-        self.handles.remove(handle)
+        del self.handles[handle]
         if self.tiers.spoiled:
             self.tiers.drop_spoiled()
         self.observer.step_closed(handle)
@@ -211,7 +211,7 @@ class KVCache:
         return None if self.tiers.spoiled and self._is_broken(handle) else handle.seconds_left
 
     def broken(self) -> list[CacheHandle]:
-        """Handles on blocks that did not arrive. Each must be closed; its sequence can be opened again at once."""
+        """Handles on blocks that did not arrive, oldest first. Each must be closed; its sequence can then be opened again."""
         return [handle for handle in self.handles if self._is_broken(handle)] if self.tiers.spoiled else []
 
     def continued(self) -> list[CacheHandle]:
