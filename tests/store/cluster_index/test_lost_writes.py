@@ -1,76 +1,25 @@
 """Another Redis server takes over that lacks the latest writes, since replication waits for nobody: the index is made good."""
 
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from pbkv_cluster.core.blocks import block_keys
-from pbkv_cluster.core.clock import ManualClock, SystemClock
+from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES
-from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror, IndexPublisher, connect
+from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror, connect
 from tests.polling import eventually, wait_for
-from tests.store.cluster_index.helpers import NAMESPACE, worker_entry
+from tests.store.cluster_index.helpers import NAMESPACE
+from tests.store.cluster_index.published import GPU, HOLDER, KEYS, TTL_S, WORKER, PublishedWorker, blocks_in
 from tests.store.redis_connection.proxy import Proxy, proxy_of
 from tests.store.redis_connection.servers import Server, is_equal, replicated, serving, watched
 
-GPU = Residency(frozenset({Tier.GPU}))
-KEYS = block_keys(NAMESPACE, random.Random(5).randbytes(30 * BLOCK_BYTES))
 MANY = dict.fromkeys(block_keys(NAMESPACE, random.Random(6).randbytes(3000 * BLOCK_BYTES)), GPU.pack())
-WORKER = worker_entry()
-HOLDER = (WORKER.worker_id, WORKER.incarnation)
-TTL_S = 600.0  # no renewal is due in a test, unless its clock is moved
 FAILOVER_S = 60.0
-
-
-class Held:
-    """What the one worker holds, with the publisher and a mirror of it."""
-
-    def __init__(self, redis: Redis) -> None:
-        self.index = BlockIndex(redis, "test", TTL_S)
-        directory = Directory(redis, "test", TTL_S)
-        self.blocks = dict.fromkeys(KEYS[:10], GPU)
-        self.clock = ManualClock()
-        self.publisher = IndexPublisher(
-            directory, self.index, WORKER, lambda: dict(self.blocks), flush_interval_s=0.01, clock=self.clock
-        )
-        self.mirror = IndexMirror(self.index, directory, SystemClock())
-
-    def hold(self, keys: list[bytes]) -> None:
-        for key in keys:
-            self.blocks[key] = GPU
-            self.publisher.record(key, GPU)
-
-    async def is_known(self) -> bool:
-        """Whether Redis and the mirror say what the worker holds."""
-        packed = {key: residency.pack() for key, residency in self.blocks.items()}
-        try:
-            in_redis = await blocks_in(self.index)
-        except Unavailable:
-            return False
-        return self.mirror.is_current and self.mirror.blocks.blocks(HOLDER) == in_redis == packed
-
-    @asynccontextmanager
-    async def published(self) -> AsyncIterator[None]:
-        await self.publisher.start()
-        self.mirror.start()
-        try:
-            await eventually(self.is_known)
-            yield
-        finally:
-            await self.mirror.stop()
-            await self.publisher.stop()
-
-
-async def blocks_in(index: BlockIndex) -> dict[bytes, int]:
-    return {key: packed async for page in index.pages(HOLDER) for key, packed in page.items()}
 
 
 def promote(replica: Server) -> None:
@@ -79,22 +28,24 @@ def promote(replica: Server) -> None:
         client.execute_command("REPLICAOF", "NO", "ONE")
 
 
-@pytest.mark.parametrize("notice", [lambda held: held.hold(KEYS[20:21]), lambda held: held.clock.advance(TTL_S)])
-async def test_lost_changes_are_noticed_by_the_next_change_or_renewal(tmp_path: Path, notice: Callable[[Held], None]) -> None:
+@pytest.mark.parametrize("notice", [lambda worker: worker.hold(KEYS[20:21]), lambda worker: worker.clock.advance(TTL_S)])
+async def test_lost_changes_are_noticed_by_the_next_change_or_renewal(
+    tmp_path: Path, notice: Callable[[PublishedWorker], None]
+) -> None:
     with replicated(tmp_path) as (primary, replica):
         async with proxy_of(primary) as proxy:
             client = connect(f"redis://127.0.0.1:{proxy.port}")
-            held = Held(client)
-            async with held.published():
+            worker = PublishedWorker(client)
+            async with worker.published():
                 await eventually(lambda: is_equal(primary, replica))
                 promote(replica)
-                held.hold(KEYS[10:20])
-                await eventually(held.is_known)
+                worker.hold(KEYS[10:20])
+                await eventually(worker.is_known)
                 proxy.switch(replica)
-                assert not await held.is_known(), "the replica has all writes"
-                notice(held)
-                await eventually(held.is_known)
-                assert held.publisher.outages == 0, "it was told by an error"
+                assert not await worker.is_known(), "the replica has all writes"
+                notice(worker)
+                await eventually(worker.is_known)
+                assert worker.publisher.outages == 0, "it was told by an error"
             await client.aclose()
 
 
@@ -187,15 +138,15 @@ def is_named(sentinel: Server, primary: Server) -> bool:
 async def test_changes_that_are_lost_in_a_failover_of_sentinels_are_made_good(tmp_path: Path) -> None:
     with watched(tmp_path) as servers:
         client = connect(servers.url)
-        held = Held(client)
-        async with held.published():
+        worker = PublishedWorker(client)
+        async with worker.published():
             await eventually(lambda: is_equal(servers.primary, servers.replica, password="secret"))
             cut_off(servers.primary, servers.replica)
-            held.hold(KEYS[10:20])
-            await eventually(held.is_known)
+            worker.hold(KEYS[10:20])
+            await eventually(worker.is_known)
             servers.primary.kill()
             await eventually(lambda: all(is_named(each, servers.replica) for each in servers.sentinels), FAILOVER_S)
-            held.hold(KEYS[20:21])
-            await eventually(held.is_known)
-            assert held.publisher.outages == 0, "it was told by an error"
+            worker.hold(KEYS[20:21])
+            await eventually(worker.is_known)
+            assert worker.publisher.outages == 0, "it was told by an error"
         await client.aclose()

@@ -64,10 +64,10 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_of(server: Server, context: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
-    """A proxy in front of a server; with `context`, connections to it are over TLS."""
+async def proxy_of(server: Server, context: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[Proxy]:
+    """A proxy in front of a server; with `context`, connections to it are over TLS. Port 0 is any free one."""
     proxy = Proxy(server)
-    listening = await asyncio.start_server(proxy.serve, HOST, 0, ssl=context)
+    listening = await asyncio.start_server(proxy.serve, HOST, port, ssl=context)
     proxy.port = listening.sockets[0].getsockname()[1]
     try:
         yield proxy

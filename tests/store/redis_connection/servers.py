@@ -130,10 +130,10 @@ def watched(folder: Path) -> Iterator[Watched]:
 
 
 @contextmanager
-def cluster(folder: Path, nodes: int = 3) -> Iterator[list[Server]]:
-    """A Redis Cluster whose nodes have equal parts of the slots."""
+def cluster(folder: Path, *settings: str, nodes: int = 3) -> Iterator[list[Server]]:
+    """A Redis Cluster whose nodes have equal parts of the slots. `settings` are further ones, of all of them."""
     with ExitStack() as stack:
-        settings = ("cluster-enabled yes", "cluster-node-timeout 5000")
+        settings = ("cluster-enabled yes", "cluster-node-timeout 5000", *settings)
         started = [stack.enter_context(serving(folder, *settings, port=_port_with_bus())) for _ in range(nodes)]
         for number, node in enumerate(started):
             with node.client() as client:

@@ -12,7 +12,8 @@ from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, Match, ServiceEntry, cluster_names, connect
 from pbkv_cluster.store.cluster_index.redis_check import check_redis
-from tests.certificates import Authority
+from pbkv_cluster.store.cluster_index.redis_server import free_port
+from tests.certificates import Authority, Certificate
 from tests.polling import eventually
 from tests.store.redis_connection.proxy import proxy_of
 from tests.store.redis_connection.servers import HOST, Server, cluster, serving, watched
@@ -51,10 +52,15 @@ async def test_a_user_of_an_access_list(tmp_path: Path) -> None:
                 await use(f"redis://{login}{'@' if login else ''}{server.address}/0")
 
 
-async def test_tls(tmp_path: Path) -> None:
-    own, other = Authority(tmp_path).sign("redis"), Authority(tmp_path, "other")
+def server_context(own: Certificate) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(own.certificate, own.key)
+    return context
+
+
+async def test_tls(tmp_path: Path) -> None:
+    own, other = Authority(tmp_path).sign("redis"), Authority(tmp_path, "other")
+    context = server_context(own)
     with serving(tmp_path, "requirepass secret") as server:
         async with proxy_of(server, context) as proxy:
             url = f"rediss://:secret@127.0.0.1:{proxy.port}/0"
@@ -65,6 +71,20 @@ async def test_tls(tmp_path: Path) -> None:
                     await use(untrusted)
             with pytest.raises(Unavailable):
                 await use(url.replace("rediss", "redis"))
+
+
+async def test_a_redis_cluster_behind_tls(tmp_path: Path) -> None:
+    own, other = Authority(tmp_path).sign("redis"), Authority(tmp_path, "other")
+    port = free_port(HOST)  # of the proxy, which the node says is its own
+    with cluster(tmp_path, f"cluster-announce-port {port}", nodes=1) as (node,):
+        async with proxy_of(node, server_context(own), port):
+            url = f"rediss+cluster://{HOST}:{port}"
+            await use(f"{url}?ssl_ca_certs={own.ca}")
+            await asyncio.to_thread(check_redis, f"{url}?ssl_ca_certs={own.ca}", NAME)
+            with pytest.raises(Unavailable, match="certificate"):
+                await use(f"{url}?ssl_ca_certs={other.ca}")
+            with pytest.raises(Unavailable):
+                await use(f"redis+cluster://{HOST}:{port}")
 
 
 @pytest.fixture(scope="module")
