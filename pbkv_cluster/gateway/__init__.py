@@ -27,7 +27,7 @@ A step passes these files in this order:
     routing/worker_pool.py       the live workers
     routing/worker.py            link to one worker: `WorkerService` messages to plain values and back
     routing/load.py              the steps on one worker: their tokens, the prefixes that they compute
-    routing/speeds.py            measured speeds, and lengths of outputs
+    routing/speeds.py            measured speeds of steps, prefill and loads, and lengths of outputs
 
     http/                        another front door: OpenAI's and Anthropic's APIs
 

@@ -9,6 +9,7 @@ class Reason(StrEnum):
 
     ROUTE_PREFIX = "route_prefix"  # to the longest cached prefix
     ROUTE_SIBLING_PREFIX = "route_sibling_prefix"  # nothing cached there, but in host memory of its node, to be copied
+    ROUTE_REMOTE_PREFIX = "route_remote_prefix"  # nothing cached on its node, but in host memory of another, to be copied
     ROUTE_PENDING_PREFIX = "route_pending_prefix"  # nothing cached: to the worker where another step computes the prefix now
     ROUTE_CONTEXT = "route_context"  # to the worker where other contexts of the workflow lie, which its next steps will read
     ROUTE_QUEUE = "route_queue"  # away from a longer cached prefix, whose worker has too long a queue

@@ -18,3 +18,5 @@ class WorkerFacts:
     block_bytes: int  # 0: not known
     engine: str = "pbkv"  # whose engine runs its steps, with the version where it is not ours
     output_address: str = ""  # where clients take the output of their steps; empty: nowhere
+    reads_siblings: bool = False  # loads blocks from the host memory of the node's other workers
+    reads_peers: bool = False  # loads blocks from the host memory of other nodes

@@ -153,6 +153,7 @@ class WorkerServer:
         self._figures = WorkerFigures(
             self._thread, memory_of_tiers, runner.copies, self._predictor_link, lambda: self.problems, self._clock
         )
+        tiers_read = others.tiers_read if others is not None and runner.host is not None else ()
         output_address = await self._serve_output(host) if self._config.gateway.direct_output else ""
         address = await self._serve(host, port, model.namespace(), memory_of_tiers)
         return WorkerFacts(
@@ -164,6 +165,8 @@ class WorkerServer:
             runner.host_blocks,
             model.shape.block_bytes,
             output_address=output_address,
+            reads_siblings=Tier.SIBLING in tiers_read,
+            reads_peers=Tier.REMOTE in tiers_read,
         )
 
     async def _take_host_memory(self, arena: ArenaRegion, runner: TorchRunner) -> memoryview | None:

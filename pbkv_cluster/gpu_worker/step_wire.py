@@ -12,6 +12,7 @@ from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.rpc.convert import (
     finish_reason_to_wire,
+    load_speeds_to_wire,
     logprobs_to_wire,
     packed_from_wire,
     sampling_from_wire,
@@ -74,7 +75,10 @@ def finished_to_wire(output: Output) -> worker_pb2.RunStepEvent:
     assert output.usage is not None
     return worker_pb2.RunStepEvent(
         finished=worker_pb2.RunStepEvent.Finished(
-            reason=finish_reason_to_wire(output.finished), usage=usage_to_wire(output.usage), hidden=output.hidden
+            reason=finish_reason_to_wire(output.finished),
+            usage=usage_to_wire(output.usage),
+            hidden=output.hidden,
+            speeds=None if output.speeds is None else load_speeds_to_wire(output.speeds),
         )
     )
 

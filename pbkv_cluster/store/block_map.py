@@ -6,7 +6,7 @@ Whoever knows of changes writes it (`cluster_index/mirror.py`, on an event loop)
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pbkv_cluster.core.locations.residency import ON_GPU, SHARED, is_readable, unpack
+from pbkv_cluster.core.locations.residency import IN_HOST, IN_MEMORY, ON_GPU, SHARED, is_readable, unpack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.block_source import BlockPlace
 
@@ -22,7 +22,9 @@ class Match(NamedTuple):
 
     gpu_blocks: int  # on the GPU; at most `blocks`
     blocks: int  # in any tier
-    sibling_blocks: int = 0  # after these, that other workers of its node hold where it can read them
+    disk_blocks: int = 0  # of these, the last, which only its disk holds; 0 where that is not known
+    sibling_blocks: int = 0  # after these, that other workers of its node hold where it could read them
+    remote_blocks: int = 0  # after `blocks`, too, that workers of another node hold where it could read them
 
 
 class _Held:
@@ -34,6 +36,11 @@ class _Held:
         self.worker = worker
         self.node = node
         self.blocks = blocks  # packed residencies
+
+    def lets_read(self, key: bytes) -> bool:
+        """Whether other workers can read a block here: they do not read what lies only on the disk of another."""
+        packed = self.blocks.get(key, 0)
+        return bool(packed & IN_HOST) and is_readable(packed)
 
     def run(self, keys: Sequence[bytes], most: int, bits: int) -> int:
         """Length of the leading run in some tiers, at most `most`, by bisection: what holds a block holds its ancestors."""
@@ -129,29 +136,39 @@ class BlockMap:
     # --- questions ---
 
     def match(self, keys: Sequence[bytes], workers: Sequence[WorkerKey]) -> list[Match]:
-        """How much of a sequence each worker holds, and how much more it can read from other workers of its node.
+        """How much of a sequence each worker holds, and how much more it could read from other workers.
 
-        What its siblings hold is an estimate: the longest of them, taken to be readable as a whole if its first block is.
+        What others hold is an estimate: the longest run of one of them, taken to be readable as a whole if its first block is.
 
         Args:
             keys: block keys of the sequence, first to last.
             workers: worker id and incarnation of each.
         """
-        runs: dict[WorkerKey, tuple[int, int]] = {}
-        for worker, held in self._held.items():
+        runs: dict[WorkerKey, tuple[int, int]] = {}  # in memory, and in any tier
+        for held in self._all:
             blocks = held.run(keys, len(keys), -1)
-            runs[worker] = held.run(keys, blocks, ON_GPU), blocks
+            runs[held.worker] = held.run(keys, blocks, IN_MEMORY), blocks
+        longest_first = sorted(self._all, key=lambda held: -runs[held.worker][0])
         matches = []
         for worker in workers:
-            gpu, blocks = runs.get(worker, (0, 0))
             known = self._held.get(worker)
-            others = self._by_node.get(known.node, ()) if known is not None else ()
-            longest = blocks
-            for other in others:
-                length = runs[other.worker][1]
-                if length > longest and is_readable(other.blocks.get(keys[blocks], 0)):
-                    longest = length
-            matches.append(Match(gpu, blocks, longest - blocks))
+            if known is None:
+                matches.append(Match(0, 0))
+                continue
+            in_memory, blocks = runs[worker]
+            sibling = remote = blocks
+            for other in longest_first:
+                length = runs[other.worker][0]
+                if length <= blocks or (sibling > blocks and remote > blocks):
+                    break
+                is_sibling = other.node == known.node
+                if blocks == (sibling if is_sibling else remote) and other.lets_read(keys[blocks]):
+                    if is_sibling:
+                        sibling = length
+                    else:
+                        remote = length
+            gpu = known.run(keys, in_memory, ON_GPU)
+            matches.append(Match(gpu, blocks, blocks - in_memory, sibling - blocks, remote - blocks))
         return matches
 
     def places(self, key: bytes, besides: str = "") -> Iterator[BlockPlace]:

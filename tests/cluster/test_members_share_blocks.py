@@ -15,7 +15,8 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.model.random_model import build
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, worker_pb2_grpc
-from pbkv_cluster.store.cluster_index import RedisServer
+from pbkv_cluster.store.cluster_index import Directory, RedisServer
+from pbkv_cluster.store.cluster_index import connect as connect_redis
 from pbkv_cluster.store.cluster_index.redis_server import free_port
 from pbkv_cluster.store.kv_events.engine_blocks import EngineBlocks
 from pbkv_cluster.store.kv_events.event_subscriber import KvEventSubscriber
@@ -66,6 +67,10 @@ async def test_a_worker_fetches_what_another_has_announced(nodes: tuple[str, str
         await eventually(fetched, 60.0)
         assert all(answer.tokens == first.tokens for answer in answers)
         assert (await two.decisions())["fetch"] >= len(PROMPT) // 16
+        redis = connect_redis(server.url)
+        stack.push_async_callback(redis.aclose)
+        entries = await Directory(redis, settings.cluster.name, ttl_s=60.0).workers()
+        assert [(entry.reads_siblings, entry.reads_peers) for entry in entries] == [(True, True)] * 2, "gateways count on it"
 
 
 async def test_a_worker_publishes_what_its_cache_holds(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from pbkv_cluster.core.blocks import KEY_BYTES, Namespace
+from pbkv_cluster.core.load_speeds import LoadSpeeds
 from pbkv_cluster.core.tokens import count, pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.events import WorkflowEvent
@@ -53,6 +54,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
     say: Callable[[str], str] | None = None  # answers a prompt with a text, instead of letters
     unsaid: str = ""  # end of that text whose tokens are sent, but whose text is not
     hidden: bytes = b""  # sent with Finished
+    speeds: LoadSpeeds | None = None  # likewise
+    reads_siblings: bool = True  # as it announces
+    reads_peers: bool = True
     hold_chars: int = 0  # characters held back until the end
     stop_at: int = -1  # waits for `go` before this token
     fail_with: grpc.StatusCode | None = None
@@ -99,6 +103,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             host_blocks=64,
             block_bytes=4096,
             engine=self.engine,
+            reads_siblings=self.reads_siblings,
+            reads_peers=self.reads_peers,
         )
 
     def RunSteps(  # noqa: N802
@@ -154,7 +160,10 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             prefill_s=0.001,
             worker_id=self.id,
         )
-        finished = worker_pb2.RunStepEvent.Finished(reason=ended, usage=convert.usage_to_wire(usage), hidden=self.hidden)
+        speeds = None if self.speeds is None else convert.load_speeds_to_wire(self.speeds)
+        finished = worker_pb2.RunStepEvent.Finished(
+            reason=ended, usage=convert.usage_to_wire(usage), hidden=self.hidden, speeds=speeds
+        )
         yield worker_pb2.RunStepEvent(finished=finished)
 
     async def TellSteps(  # noqa: N802

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.blocks import Namespace, block_keys
+from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
 from pbkv_cluster.gateway.decisions import Reason
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.router import CachedTokens, Candidate, Costs, KnownContexts, candidates, choose
 from pbkv_cluster.gateway.routing.shared_starts import KEY_BYTES, SharedStarts
-from pbkv_cluster.gateway.routing.speeds import StepSpeed
+from pbkv_cluster.gateway.routing.speeds import LoadingCost, StepSpeed
 from pbkv_cluster.store.block_map import WorkerKey
 
 SPACE = Namespace("m", "r", "f", "l")
@@ -182,7 +183,7 @@ def test_a_placement_is_not_held_up_by_all_that_is_open() -> None:
 
 
 def worker(name: str, gpu: int = 0, queued: int = 0, context: int = 0, duplicates: int = 0) -> Candidate:
-    return Candidate(name, gpu, 0, 0, queued, 0.001, False, context, duplicates)
+    return Candidate(name, CachedTokens(gpu), 0, queued, 0.001, False, context, duplicates)
 
 
 def test_a_workflow_stays_with_its_contexts_unless_moving_saves_more() -> None:
@@ -207,6 +208,7 @@ class Named:
     memory_tokens: int = 100 * BLOCK_TOKENS
     steps: WorkerLoad = field(default_factory=WorkerLoad)
     speed: StepSpeed = field(default_factory=StepSpeed)
+    loading: LoadingCost = field(default_factory=lambda: LoadingCost(ManualClock()))
 
     @property
     def key(self) -> WorkerKey:

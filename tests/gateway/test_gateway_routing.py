@@ -1,9 +1,12 @@
 """Routing with a real index, and the status of the cluster."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from pbkv_cluster.core.blocks import block_keys
+from pbkv_cluster.core.load_speeds import LoadSpeed, LoadSpeeds
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.v1 import types_pb2
@@ -24,24 +27,44 @@ async def test_a_step_goes_where_its_prefix_is_cached() -> None:
         assert (decisions["route_prefix"], decisions["route_least_loaded"]) == (1, 1)
 
 
+@asynccontextmanager
+async def busy_holder(*others: ScriptedWorker) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+    """A worker that holds a prefix and runs a step on it. Yields what runs another one, and returns where that ran."""
+    holder = ScriptedWorker("holder", stop_at=0)
+    async with running(holder, *others, engine={"max_running": 1}) as rig:
+        for worker in others:
+            await rig.announce_blocks(worker.id, [])
+        await rig.announce_blocks("holder", block_keys(NAMESPACE, pack(list(b"x" * 64))), Tier.HOST)
+        prompt, sampling = types_pb2.Prompt(text="x" * 64 + "what now?"), types_pb2.Sampling(max_tokens=170)
+
+        async def run() -> str:
+            workflow = await rig.start_workflow()
+            return (await rig.run(workflow, prompt=prompt, sampling=sampling)).usage.worker_id
+
+        waiting = asyncio.create_task(run())
+        await holder.stopped.wait()
+        yield run
+        holder.go.set()
+        assert await waiting == "holder"
+
+
 async def test_a_step_goes_where_it_can_copy_its_prefix() -> None:
-    """The worker that holds the prefix is busy; its sibling can read it there, and a worker of another node cannot."""
-    workers = ScriptedWorker("holder", stop_at=0), ScriptedWorker("a-stranger", node_id="other"), ScriptedWorker("sibling")
-    async with running(*workers, engine={"max_running": 1}) as rig:
-        keys = block_keys(NAMESPACE, pack(list(b"x" * 64)))
-        for worker in ("a-stranger", "sibling"):
-            await rig.announce_blocks(worker, [])
-        await rig.announce_blocks("holder", keys, Tier.HOST)
-        prompt, sampling = types_pb2.Prompt(text="x" * 64 + "what now?"), types_pb2.Sampling(max_tokens=50)
-        first, second = await rig.start_workflow(), await rig.start_workflow()
-        waiting = asyncio.create_task(rig.run(first, prompt=prompt, sampling=sampling))
-        await workers[0].stopped.wait()
-        assert (await rig.run(second, prompt=prompt, sampling=sampling)).usage.worker_id == "sibling"
-        decisions = (await rig.status()).decisions
-        assert decisions["route_prefix"] == 1, "the first went to the holder"
-        assert (await rig.gateway.mirror.match(keys, [("sibling", "1"), ("a-stranger", "1")])) == [(0, 0, 4), (0, 0, 0)]
-        workers[0].go.set()
-        assert (await waiting).usage.worker_id == "holder"
+    """The worker that holds the prefix is busy; others can read it there, its sibling sooner than a worker of another node."""
+    async with busy_holder(ScriptedWorker("a-peer", node_id="other"), ScriptedWorker("sibling")) as run:
+        assert await run() == "sibling"
+    deaf = ScriptedWorker("a-sibling", reads_siblings=False)
+    async with busy_holder(deaf, ScriptedWorker("peer", node_id="other")) as run:
+        assert await run() == "peer", "the sibling does not read what others hold"
+    deaf = ScriptedWorker("a-peer", node_id="other", reads_peers=False)
+    async with busy_holder(deaf, ScriptedWorker("peer", node_id="other")) as run:
+        assert await run() == "peer"
+
+
+async def test_a_worker_tells_the_gateway_what_its_loads_are_worth() -> None:
+    """The sibling reports that it computes sooner than it copies: the next such step goes to the other node."""
+    slow = LoadSpeeds(prefill_token_s=1e-3, loads={Tier.SIBLING: LoadSpeed(token_s=2e-3, queue_s=0.0)})
+    async with busy_holder(ScriptedWorker("peer", node_id="other"), ScriptedWorker("sibling", speeds=slow)) as run:
+        assert [await run(), await run()] == ["sibling", "peer"]
 
 
 async def test_each_engines_blocks_are_found_by_its_own_keys_alone() -> None:

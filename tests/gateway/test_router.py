@@ -1,10 +1,32 @@
 """Properties of the choice of a worker (`routing/router.py`)."""
 
+from dataclasses import dataclass, field
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbkv_cluster.core.clock import ManualClock
+from pbkv_cluster.core.load_speeds import LoadSpeed, LoadSpeeds
+from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.gateway.decisions import Reason
-from pbkv_cluster.gateway.routing.router import Candidate, Costs, assume_mean, choose, choose_blind, saved_s, score, wait_s
+from pbkv_cluster.gateway.routing.load import StepLoad, WorkerLoad
+from pbkv_cluster.gateway.routing.router import (
+    CachedTokens,
+    Candidate,
+    Choice,
+    Costs,
+    KnownContexts,
+    assume_mean,
+    candidates,
+    choose,
+    choose_blind,
+    saved_s,
+    score,
+    wait_s,
+)
+from pbkv_cluster.gateway.routing.speeds import ASSUMED_COST, LoadingCost, StepSpeed
+from pbkv_cluster.store.block_map import WorkerKey
 
 COSTS = Costs(seconds_per_token=1e-3, parallelism=8)
 
@@ -18,7 +40,8 @@ def worker(
     served_last: bool = False,
     pending: int = 0,
 ) -> Candidate:
-    return Candidate(worker_id, gpu, host, pending, queued, token_s, served_last)
+    cached = CachedTokens(gpu, host)
+    return Candidate(worker_id, cached, pending, queued, token_s, served_last, loading_tokens=host / 8)
 
 
 @st.composite
@@ -59,7 +82,10 @@ def test_the_choice_has_the_best_score_and_does_not_depend_on_the_order(fleet: l
 @given(fleets(), COST)
 def test_more_cache_never_loses_and_more_load_never_wins(fleet: list[Candidate], costs: Costs) -> None:
     winner = choose(fleet, costs).worker_id
-    better = [each._replace(gpu_tokens=each.gpu_tokens + 16) if each.worker_id == winner else each for each in fleet]
+    better = [
+        each._replace(cached=each.cached._replace(gpu=each.cached.gpu + 16)) if each.worker_id == winner else each
+        for each in fleet
+    ]
     assert choose(better, costs).worker_id == winner
     busier = [each if each.worker_id == winner else each._replace(queued_tokens=each.queued_tokens + 1) for each in fleet]
     assert choose(busier, costs).worker_id == winner
@@ -73,7 +99,7 @@ def test_the_score_is_what_is_saved_less_what_is_waited(fleet: list[Candidate], 
         plain = each._replace(served_last=False)
         assert score(plain, costs) == saved_s(each, costs) - wait_s(each, costs)
         assert score(each._replace(served_last=True), costs) > score(plain, costs)
-        on_gpu = each._replace(gpu_tokens=each.gpu_tokens + each.host_tokens, host_tokens=0)
+        on_gpu = each._replace(cached=CachedTokens(each.cached.all), loading_tokens=0.0)
         assert saved_s(on_gpu, costs) >= saved_s(each, costs), "a block on the GPU saves no less than one on the host"
 
 
@@ -130,12 +156,73 @@ def test_a_long_step_in_the_queue_counts_more_than_several_short_ones() -> None:
 def test_a_prefix_that_is_being_computed_counts_half() -> None:
     fleet = [worker("gpu", gpu=496), worker("pending", pending=1024)]
     assert choose(fleet, COSTS).worker_id == "pending"
-    assert choose([fleet[0]._replace(gpu_tokens=528), fleet[1]], COSTS).worker_id == "gpu"
+    assert choose([worker("gpu", gpu=528), fleet[1]], COSTS).worker_id == "gpu"
 
 
-def test_a_prefix_that_can_be_copied_is_worth_less_than_ones_own_and_more_than_none() -> None:
-    sibling = worker("sibling")._replace(sibling_tokens=160)
-    assert saved_s(worker("w"), COSTS) < saved_s(sibling, COSTS) < saved_s(worker("w", host=160), COSTS)
-    assert choose([worker("a"), sibling], COSTS) == ("sibling", Reason.ROUTE_SIBLING_PREFIX)
-    assert choose([worker("a", host=160), sibling], COSTS).reason is Reason.ROUTE_PREFIX
-    assert sibling.cached_tokens == 160
+@dataclass
+class Named:
+    """A worker without steps, and what it has measured."""
+
+    name: str
+    steps: WorkerLoad = field(default_factory=WorkerLoad)
+    speed: StepSpeed = field(default_factory=StepSpeed)
+    loading: LoadingCost = field(default_factory=lambda: LoadingCost(ManualClock()))
+    memory_tokens: int = 0
+
+    @property
+    def key(self) -> WorkerKey:
+        return self.name, ""
+
+
+def seen(*fleet: tuple[Named, CachedTokens]) -> list[Candidate]:
+    workers, cached = [each for each, _ in fleet], [there for _, there in fleet]
+    return candidates(workers, cached, [[b"%d" % number for number in range(100)]] * len(fleet), KnownContexts(), None)
+
+
+def measured(name: str, loads: dict[Tier, LoadSpeed], prefill_token_s: float = 1e-3) -> Named:
+    found = Named(name)
+    found.loading.measured(LoadSpeeds(prefill_token_s, loads))
+    return found
+
+
+def test_where_nothing_is_measured_a_prefix_is_worth_the_more_the_nearer_it_lies() -> None:
+    places = CachedTokens(160), CachedTokens(0, 160), CachedTokens(0, sibling=160), CachedTokens(0, remote=160), CachedTokens(0)
+    fleet = seen(*((Named(f"w{number}"), there) for number, there in enumerate(places)))
+    values = [saved_s(each, COSTS) for each in fleet]
+    assert values == sorted(set(values), reverse=True)
+    reasons = [choose([each, *fleet[-1:]], COSTS).reason for each in fleet[:-1]]
+    assert reasons == [Reason.ROUTE_PREFIX] * 2 + [Reason.ROUTE_SIBLING_PREFIX, Reason.ROUTE_REMOTE_PREFIX]
+    assert [each.cached_tokens for each in fleet] == [160] * 4 + [0]
+
+
+@given(
+    st.builds(CachedTokens, *[st.integers(0, 64).map(lambda count: 16 * count)] * 5),
+    st.dictionaries(st.sampled_from(Tier), st.builds(LoadSpeed, st.floats(0, 3e-3), st.floats(0, 0.5))),
+)
+def test_what_is_measured_decides_what_loads_are_worth(there: CachedTokens, loads: dict[Tier, LoadSpeed]) -> None:
+    """A load saves the prefill less its own time and that of those before it; one that saves nothing is a prefill."""
+    (found,) = seen((measured("w", loads), there))
+    saved = there.gpu * 1e-3
+    for tier in (Tier.HOST, Tier.DISK, Tier.SIBLING, Tier.REMOTE):
+        tokens = getattr(there, tier.value)
+        load = loads.get(tier, LoadSpeed(ASSUMED_COST[tier] * 1e-3, 0.0))
+        gain = tokens * (1e-3 - load.token_s) - load.queue_s if tokens else 0.0
+        saved += max(gain, 0.0)
+        if abs(gain) > 1e-9:
+            assert getattr(found.cached, tier.value) == (tokens if gain > 0 else 0)
+    assert saved_s(found, COSTS) == pytest.approx(saved)
+
+
+def test_a_step_leaves_its_prefix_only_if_to_copy_it_is_sooner_than_to_wait() -> None:
+    holder = Named("holder")
+    holder.speed.add(Usage(computed_tokens=1000, prefill_s=1.0))
+    holder.steps.add("other", StepLoad([], 4000))  # half a second
+    there = CachedTokens(960)
+    away = CachedTokens(0, remote=960)
+
+    def choice(remote: LoadSpeed) -> Choice:
+        return choose(seen((holder, there), (measured("peer", {Tier.REMOTE: remote}), away)), COSTS)
+
+    assert choice(LoadSpeed(1e-4, 0.0)) == ("peer", Reason.ROUTE_QUEUE)
+    assert choice(LoadSpeed(4e-4, 0.0)).worker_id == "holder", "a slow network"
+    assert choice(LoadSpeed(1e-4, 0.4)).worker_id == "holder", "a busy one"

@@ -176,7 +176,7 @@ async def test_steps_of_an_ended_workflow_are_not_those_of_the_next_with_its_id(
 async def test_a_step_goes_without_what_its_message_has_no_room_for() -> None:
     peer = ScriptedWorker("w")
     await peer.start()
-    worker = Worker.open(peer.record())
+    worker = Worker.open(peer.record(), ManualClock())
     try:
         for size in (1 << 10, MAX_MESSAGE_BYTES - (1 << 20)):
             stream = worker.run_step(

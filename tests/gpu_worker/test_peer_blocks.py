@@ -101,6 +101,10 @@ async def test_what_one_node_has_computed_another_reads_from_its_arena(llama: Pa
         assert second.tokens == first.tokens
         again = await both.second.run(step(PROMPT))
         assert again.usage.delivered == {Tier.GPU: 64}, "they are in its own cache now"
+        assert second.speeds is not None
+        assert second.speeds.prefill_token_s == 100.0
+        assert second.speeds.loads[Tier.REMOTE].token_s > 0.0
+        assert {Tier.SIBLING, Tier.DISK, Tier.GPU}.isdisjoint(second.speeds.loads), "nothing was loaded from there"
         assert again.tokens == first.tokens
 
 
@@ -128,6 +132,7 @@ async def test_a_node_that_is_killed_is_computed_for_and_left_alone(llama: Path)
 
 async def test_other_nodes_are_not_read_where_that_is_switched_off(llama: Path) -> None:
     async with nodes(settings(llama, read_peers=False)) as both:
+        assert not both.second.facts.reads_peers
         first = await both.first.run(step(PROMPT))
         await both.tell()
         second = await both.second.run(step(PROMPT))

@@ -15,6 +15,7 @@ from pbkv_cluster.core.clock import Clock, SystemClock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.forecasts.batch import Forecasts
 from pbkv_cluster.core.forecasts.forecast import Forecast
+from pbkv_cluster.core.load_speeds import LoadSpeeds
 from pbkv_cluster.core.locations.residency import ON_GPU, Residency, is_readable
 from pbkv_cluster.core.tokens import pack, unpack
 from pbkv_cluster.core.usage import Tier, Usage
@@ -86,6 +87,7 @@ class Answer:
     reason: types_pb2.FinishReason = types_pb2.FINISH_REASON_UNSPECIFIED
     usage: Usage = field(default_factory=Usage)
     hidden: bytes = b""
+    speeds: LoadSpeeds | None = None
 
     @property
     def delivered(self) -> int:
@@ -117,6 +119,8 @@ class Rig:
                 answer.reason = event.finished.reason
                 answer.usage = convert.usage_from_wire(event.finished.usage)
                 answer.hidden = event.finished.hidden
+                if event.finished.HasField("speeds"):
+                    answer.speeds = convert.load_speeds_from_wire(event.finished.speeds)
         assert answer.reason, "the stream ended without Finished"
         return answer
 

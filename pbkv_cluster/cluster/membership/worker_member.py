@@ -86,6 +86,8 @@ class WorkerMemberBase(MemberBase):
             block_bytes=facts.block_bytes,
             engine=facts.engine,
             output_address=facts.output_address,
+            reads_siblings=facts.reads_siblings,
+            reads_peers=facts.reads_peers,
         )
         interval_s = self._context.config.redis.flush_interval_s
         self._publisher = IndexPublisher(

@@ -9,6 +9,8 @@ _BITS = {Tier.GPU: 1, Tier.HOST: 2, Tier.DISK: 4}  # the tiers that a worker has
 _WIDTH = 3
 
 ON_GPU = _BITS[Tier.GPU]
+IN_HOST = _BITS[Tier.HOST]
+IN_MEMORY = ON_GPU | IN_HOST  # not only on the disk
 SHARED = _BITS[Tier.HOST] | _BITS[Tier.DISK]  # tiers that other processes can read
 _SETS = [frozenset(tier for tier, bit in _BITS.items() if bits & bit) for bits in range(1 << _WIDTH)]
 

@@ -127,12 +127,11 @@ class Placement:
 
 
 def _cached_tokens(match: Match, worker: Worker) -> CachedTokens:
-    return CachedTokens(
-        match.gpu_blocks * BLOCK_TOKENS,
-        (match.blocks - match.gpu_blocks) * BLOCK_TOKENS,
-        # A worker without a host tier reads no others.
-        match.sibling_blocks * BLOCK_TOKENS if worker.entry.host_blocks else 0,
-    )
+    sibling = match.sibling_blocks if worker.entry.reads_siblings else 0
+    remote = max(match.remote_blocks - sibling, 0) if worker.entry.reads_peers else 0
+    host = match.blocks - match.gpu_blocks - match.disk_blocks
+    blocks = match.gpu_blocks, host, match.disk_blocks, sibling, remote
+    return CachedTokens(*(each * BLOCK_TOKENS for each in blocks))
 
 
 async def _first(*events: asyncio.Event) -> None:

@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gateway.decisions import Reason
 from pbkv_cluster.gateway.routing.load import WorkerLoad
-from pbkv_cluster.gateway.routing.speeds import StepSpeed
+from pbkv_cluster.gateway.routing.speeds import LoadingCost, StepSpeed
 from pbkv_cluster.store.block_map import WorkerKey
 
-# Of a token on the GPU. A block in host memory still has to be loaded, so it saves a little less.
-HOST_TOKEN_VALUE = 0.8
-# Of a token that other workers of the node hold in host memory: it is copied, too, and may be gone when it is.
-SIBLING_TOKEN_VALUE = 0.7
 # Of a token that another step is computing there: on average half of them are still to come, and have to be waited for.
 PENDING_TOKEN_VALUE = 0.5
 # Probability that a context of the workflow is read again, where it lies, by one of its next steps.
@@ -44,6 +41,8 @@ class RoutedWorker(Protocol):
     @property
     def speed(self) -> StepSpeed: ...
     @property
+    def loading(self) -> LoadingCost: ...
+    @property
     def memory_tokens(self) -> int:
         """That its GPU and its host memory hold; 0: not known."""
         ...
@@ -58,32 +57,42 @@ class KnownContexts(NamedTuple):
 
 
 class CachedTokens(NamedTuple):
-    """How much of a prompt a worker has cached."""
+    """How much of a prompt a worker need not compute: first what it has cached itself, fastest tier first."""
 
     gpu: int
-    host: int
-    sibling: int = 0  # after these, in the host memory of other workers of its node
+    host: int = 0
+    disk: int = 0
+    sibling: int = 0  # after these, in the host memory of other workers of its node, if it reads them
+    remote: int = 0  # after these, in the host memory of other nodes, if it reads them
+
+    @property
+    def own(self) -> int:
+        """Tokens that it has cached itself."""
+        return self.gpu + self.host + self.disk
+
+    @property
+    def all(self) -> int:
+        return self.own + self.sibling + self.remote
 
 
 class Candidate(NamedTuple):
     """What a choice has to know of a worker."""
 
     worker_id: str
-    gpu_tokens: int  # of the prompt's cached prefix
-    host_tokens: int
+    cached: CachedTokens  # of the prompt, without what it would rather compute than load
     pending_tokens: int  # after what it has cached or can copy; another step is computing them there
     queued_tokens: int  # that the steps of this gateway still have to compute and generate there
     token_s: float | None  # mean seconds of recent steps there, for each token; None: no step has ended there yet
     served_last: bool  # it ran this workflow's latest step
     context_tokens: int = 0  # of other contexts of the workflow, which lie there
     duplicate_tokens: int = 0  # of the prompt, that another worker has cached and this one would compute or copy
-    sibling_tokens: int = 0  # after its cached prefix, that it can copy from other workers of its node
+    loading_tokens: float = 0.0  # that it could compute while it loads what is not on its GPU
     pushed_out_tokens: float = 0.0  # of other workflows, which will be computed again if this one goes on there
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompt that it need not compute: it or its node has them, or another step is computing them there."""
-        return self.gpu_tokens + self.host_tokens + self.sibling_tokens + self.pending_tokens
+        """Tokens of the prompt that it need not compute: it has or can load them, or another step is computing them there."""
+        return self.cached.all + self.pending_tokens
 
 
 class Costs(NamedTuple):
@@ -114,25 +123,35 @@ def candidates(
         contexts: where contexts lie.
         last: the worker that ran the workflow's latest step; None: there is none.
     """
-    most = max((each.gpu + each.host for each in cached), default=0)
+    most = max((each.own for each in cached), default=0)
     pressures = _pressures(workers, contexts)
     each_pushes_out = PUSHED_OUT_BY_NEW if last is None else PUSHED_OUT
+    paying = [_paying(there, worker.loading) for worker, there in zip(workers, cached, strict=True)]
     return [
         Candidate(
             worker_id=worker.key[0],
-            gpu_tokens=there.gpu,
-            host_tokens=there.host,
-            pending_tokens=max(worker.steps.pending_tokens(theirs) - there.gpu - there.host - there.sibling, 0),
+            cached=there,
+            pending_tokens=max(worker.steps.pending_tokens(theirs) - there.all, 0),
             queued_tokens=worker.steps.tokens,
             token_s=worker.speed.seconds_per_token,
             served_last=worker.key == last,
             context_tokens=contexts.of_workflow.get(worker.key, 0),
-            duplicate_tokens=most - there.gpu - there.host,
-            sibling_tokens=there.sibling,
+            duplicate_tokens=most - own,
+            loading_tokens=loading_tokens,
             pushed_out_tokens=each_pushes_out * max(contexts.own, len(theirs) * BLOCK_TOKENS - most) * pressure,
         )
-        for worker, there, theirs, pressure in zip(workers, cached, keys, pressures, strict=True)
+        for worker, own, (there, loading_tokens), theirs, pressure in zip(
+            workers, (each.own for each in cached), paying, keys, pressures, strict=True
+        )
     ]
+
+
+def _paying(cached: CachedTokens, loading: LoadingCost) -> tuple[CachedTokens, float]:
+    """Without the tokens that a worker would rather compute than load; and what it costs to load the others, in tokens."""
+    there = {Tier.HOST: cached.host, Tier.DISK: cached.disk, Tier.SIBLING: cached.sibling, Tier.REMOTE: cached.remote}
+    costs = {tier: loading.tokens(tier, tokens) for tier, tokens in there.items() if tokens}
+    paying = {tier: cost for tier, cost in costs.items() if cost <= there[tier]}
+    return CachedTokens(cached.gpu, *(there[tier] if tier in paying else 0 for tier in there)), sum(paying.values())
 
 
 def _pressures(workers: Sequence[RoutedWorker], contexts: KnownContexts) -> list[float]:
@@ -143,9 +162,8 @@ def _pressures(workers: Sequence[RoutedWorker], contexts: KnownContexts) -> list
 
 
 def saved_s(candidate: Candidate, costs: Costs) -> float:
-    """Seconds of prefill that the worker's cache saves, and those of its node's other workers."""
-    copied = HOST_TOKEN_VALUE * candidate.host_tokens + SIBLING_TOKEN_VALUE * candidate.sibling_tokens
-    tokens = candidate.gpu_tokens + copied + PENDING_TOKEN_VALUE * candidate.pending_tokens
+    """Seconds of prefill that the worker's cache saves, and others that it can load from, less those of the loads."""
+    tokens = candidate.cached.all - candidate.loading_tokens + PENDING_TOKEN_VALUE * candidate.pending_tokens
     return tokens * costs.seconds_per_token
 
 
@@ -195,10 +213,12 @@ def choose(candidates: Sequence[Candidate], costs: Costs) -> Choice:
         return Choice(best.worker_id, Reason.ROUTE_ONLY_WORKER)
     if max(saved_s(each, costs) for each in candidates) > saved_s(best, costs):
         reason = _reason_to_leave_prefix(best, candidates, costs)
-    elif best.gpu_tokens or best.host_tokens:
+    elif best.cached.own:
         reason = Reason.ROUTE_PREFIX
-    elif best.sibling_tokens:
+    elif best.cached.sibling:
         reason = Reason.ROUTE_SIBLING_PREFIX
+    elif best.cached.remote:
+        reason = Reason.ROUTE_REMOTE_PREFIX
     elif best.pending_tokens:
         reason = Reason.ROUTE_PENDING_PREFIX
     elif best.context_tokens and not best.served_last:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from pbkv_cluster.core.errors import PbkvError, ResourceExhausted, TryAgain, Unavailable
+from pbkv_cluster.core.load_speeds import LoadSpeeds
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.step_events import FinishReason, HandedOver, Tokens
 from pbkv_cluster.rpc import convert
@@ -60,6 +61,7 @@ class StepOutcome:
     reason: FinishReason
     usage: Usage  # as far as the worker knows it
     hidden: bytes  # projected hidden state of the prompt's last token; empty: not known
+    speeds: LoadSpeeds | None = None  # of the worker, then; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,8 @@ class StepStream:
             case "finished":
                 end = event.finished
                 reason, usage = convert.finish_reason_from_wire(end.reason), convert.usage_from_wire(end.usage)
-                self._outcome = StepOutcome(reason, usage, end.hidden)
+                speeds = convert.load_speeds_from_wire(end.speeds) if end.HasField("speeds") else None
+                self._outcome = StepOutcome(reason, usage, end.hidden, speeds)
             case "invitation":
                 self._of_receiver.append(Ticket(event.invitation.ticket))
             case "handed_over":

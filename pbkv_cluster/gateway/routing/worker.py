@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from grpc import aio
 
 from pbkv_cluster.core.blocks import Namespace
+from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
@@ -16,7 +17,7 @@ from pbkv_cluster.core.workflow.remote_steps import RemoteStepEvent
 from pbkv_cluster.core.workflow.step_graph import StepGraph
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.gateway.routing.load import WorkerLoad
-from pbkv_cluster.gateway.routing.speeds import StepSpeed
+from pbkv_cluster.gateway.routing.speeds import LoadingCost, StepSpeed
 from pbkv_cluster.gateway.routing.step_link import StepLink, StepStream
 from pbkv_cluster.rpc import convert
 from pbkv_cluster.rpc.channel import MAX_MESSAGE_BYTES, connect
@@ -70,6 +71,7 @@ class Worker:
     entry: WorkerEntry
     channel: aio.Channel
     stub: "WorkerServiceAsyncStub"
+    loading: LoadingCost
     steps: WorkerLoad = field(default_factory=WorkerLoad)  # in flight from this gateway
     speed: StepSpeed = field(default_factory=StepSpeed)
     suspect: bool = False
@@ -81,9 +83,9 @@ class Worker:
         self._link = StepLink(self.stub)
 
     @classmethod
-    def open(cls, entry: WorkerEntry) -> Self:
+    def open(cls, entry: WorkerEntry, clock: Clock) -> Self:
         channel = connect(entry.address)
-        return cls(entry, channel, worker_pb2_grpc.WorkerServiceStub(channel))
+        return cls(entry, channel, worker_pb2_grpc.WorkerServiceStub(channel), LoadingCost(clock))
 
     @property
     def id(self) -> str:

@@ -114,7 +114,7 @@ class WorkerPool:
         # Workers that have left may still finish their steps: the lease of a worker that is only slow may lapse.
         self._leaving.update(self._workers.pop(key) for key in left)
         for key in sorted(joined):
-            self._workers[key] = Worker.open(entries[key])
+            self._workers[key] = Worker.open(entries[key], self._clock)
         if entries:
             self._empty_since = None
         if joined:

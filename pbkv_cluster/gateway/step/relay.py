@@ -210,6 +210,8 @@ class Relay:
     def _finish(self, step: Step, spec: StepSpec, worker: Worker, outcome: StepOutcome) -> None:
         usage = step.complete(outcome.usage, self.clock.now())
         step.hidden = outcome.hidden
+        if outcome.speeds is not None:
+            worker.loading.measured(outcome.speeds)
         if outcome.reason is not FinishReason.CANCELLED:
             self.speed.add(usage)
             worker.speed.add(usage)

@@ -16,6 +16,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from pbkv_cluster.core.fairness.fair_room import has_fair_room
+from pbkv_cluster.core.load_speeds import LoadSpeed, LoadSpeeds
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, check_ids, count, unpack
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
@@ -27,6 +28,7 @@ from pbkv_cluster.gpu_worker.engine.scheduler import Scheduler
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, Sequence, StepRequest
 from pbkv_cluster.gpu_worker.engine.text_stream import TextStream
 
+_LOADED = 64  # blocks of the load whose time tells what a token takes: about those of a prompt
 _IDLE_S, _IDLE_MIN_S = 0.05, 0.01  # that loads may take at a time while nothing runs; between two looks
 
 
@@ -103,6 +105,16 @@ class Engine:
     def prefill_tokens_per_s(self) -> float:
         """Moving average; 0 before the first prefill."""
         return self._prefill_rate.tokens_per_second
+
+    @property
+    def load_speeds(self) -> LoadSpeeds | None:
+        """How fast tokens come to the GPU; None before the first prefill."""
+        prefill_token_s, loads = self._prefill_rate.seconds(1), dict[Tier, LoadSpeed]()
+        for tier in Tier:
+            queue_s, all_s = (self.cache.tiers.copy_seconds(tier, Tier.GPU, blocks) for blocks in (0, _LOADED))
+            if tier is not Tier.GPU and all_s:
+                loads[tier] = LoadSpeed((all_s - queue_s) / (_LOADED * BLOCK_TOKENS), queue_s)
+        return LoadSpeeds(prefill_token_s, loads) if isfinite(prefill_token_s) else None
 
     def submit(self, request: StepRequest) -> None:
         """Queues a step.
@@ -265,7 +277,8 @@ class Engine:
         usage.settle()
         text += sequence.text.finish()
         logprobs = _logprobs(sequence) if tokens else ()
-        self._ready.append(Output(sequence.request.id, tokens, text, reason, usage, sequence.hidden, logprobs))
+        speeds = self.load_speeds
+        self._ready.append(Output(sequence.request.id, tokens, text, reason, usage, sequence.hidden, logprobs, speeds))
 
     def _batch_seconds(self, tokens: int) -> float:
         prefill = self._prefill_rate.seconds(tokens)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pbkv_cluster.core.load_speeds import LoadSpeeds
 from pbkv_cluster.core.usage import Usage
 from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.step_events import FinishReason
@@ -18,3 +19,4 @@ class Output:
     usage: Usage | None = None  # with `finished`
     hidden: bytes = b""  # with `finished`; see `model/hidden_state.py`
     logprobs: tuple[TokenLogprobs, ...] = ()  # of each token, if they were asked for
+    speeds: LoadSpeeds | None = None  # with `finished`: of the engine, then; None: not measured

@@ -27,7 +27,14 @@ from pbkv_cluster.rpc.convert.step_events import (
     tokens_from_wire,
 )
 from pbkv_cluster.rpc.convert.step_graphs import step_graph_from_wire, step_graph_to_wire
-from pbkv_cluster.rpc.convert.tiers import tier_from_wire, tier_to_wire, tiers_from_wire, tiers_to_wire
+from pbkv_cluster.rpc.convert.tiers import (
+    load_speeds_from_wire,
+    load_speeds_to_wire,
+    tier_from_wire,
+    tier_to_wire,
+    tiers_from_wire,
+    tiers_to_wire,
+)
 from pbkv_cluster.rpc.convert.tokens import logprobs_from_wire, logprobs_to_wire, packed_from_wire
 from pbkv_cluster.rpc.convert.tool_calls import tool_call_from_wire, tool_call_to_wire
 from pbkv_cluster.rpc.convert.usage import usage_from_wire, usage_to_wire
@@ -43,6 +50,8 @@ __all__ = [
     "forecasts_to_wire",
     "gateway_event_from_wire",
     "gateway_event_to_wire",
+    "load_speeds_from_wire",
+    "load_speeds_to_wire",
     "logprobs_from_wire",
     "logprobs_to_wire",
     "packed_from_wire",

@@ -127,6 +127,23 @@ class TellStepsResponse(_message.Message):
     heard: bool
     def __init__(self, heard: _Optional[bool] = ...) -> None: ...
 
+class LoadSpeeds(_message.Message):
+    __slots__ = ("prefill_token_s", "loads")
+    class Load(_message.Message):
+        __slots__ = ("tier", "token_s", "queue_s")
+        TIER_FIELD_NUMBER: _ClassVar[int]
+        TOKEN_S_FIELD_NUMBER: _ClassVar[int]
+        QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+        tier: _types_pb2.Tier
+        token_s: float
+        queue_s: float
+        def __init__(self, tier: _Optional[_Union[_types_pb2.Tier, str]] = ..., token_s: _Optional[float] = ..., queue_s: _Optional[float] = ...) -> None: ...
+    PREFILL_TOKEN_S_FIELD_NUMBER: _ClassVar[int]
+    LOADS_FIELD_NUMBER: _ClassVar[int]
+    prefill_token_s: float
+    loads: _containers.RepeatedCompositeFieldContainer[LoadSpeeds.Load]
+    def __init__(self, prefill_token_s: _Optional[float] = ..., loads: _Optional[_Iterable[_Union[LoadSpeeds.Load, _Mapping]]] = ...) -> None: ...
+
 class RunStepEvent(_message.Message):
     __slots__ = ("tokens", "finished", "invitation", "handed_over", "receiver_lost")
     class Tokens(_message.Message):
@@ -139,14 +156,16 @@ class RunStepEvent(_message.Message):
         logprobs: _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenLogprobs]
         def __init__(self, token_ids: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., text: _Optional[str] = ..., logprobs: _Optional[_Iterable[_Union[_types_pb2.TokenLogprobs, _Mapping]]] = ...) -> None: ...
     class Finished(_message.Message):
-        __slots__ = ("reason", "usage", "hidden")
+        __slots__ = ("reason", "usage", "hidden", "speeds")
         REASON_FIELD_NUMBER: _ClassVar[int]
         USAGE_FIELD_NUMBER: _ClassVar[int]
         HIDDEN_FIELD_NUMBER: _ClassVar[int]
+        SPEEDS_FIELD_NUMBER: _ClassVar[int]
         reason: _types_pb2.FinishReason
         usage: _types_pb2.Usage
         hidden: bytes
-        def __init__(self, reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ..., hidden: _Optional[bytes] = ...) -> None: ...
+        speeds: LoadSpeeds
+        def __init__(self, reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ..., hidden: _Optional[bytes] = ..., speeds: _Optional[_Union[LoadSpeeds, _Mapping]] = ...) -> None: ...
     class Invitation(_message.Message):
         __slots__ = ("ticket",)
         TICKET_FIELD_NUMBER: _ClassVar[int]

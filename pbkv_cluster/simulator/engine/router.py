@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
-from pbkv_cluster.core.usage import Tier, Usage
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gateway.routing.contexts import Contexts
 from pbkv_cluster.gateway.routing.load import StepLoad
 from pbkv_cluster.gateway.routing.router import CachedTokens, Costs, KnownContexts, candidates, choose
 from pbkv_cluster.gateway.routing.speeds import OutputLength, PrefillSpeed
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.simulator.engine.worker import SimulatedWorker
 from pbkv_cluster.simulator.workload.token_source import NAMESPACE, StepTokens
 
@@ -51,13 +52,16 @@ class SimulatedRouter:
         self._contexts.note(workflow, agent, worker.key, keys)
         return worker
 
-    def ended(self, step: str, worker: SimulatedWorker, usage: Usage, workflow: str, agent: str, keys: Sequence[bytes]) -> None:
-        """Takes note of a step's end, of how long it took, and of where its blocks lie, whose keys these are."""
+    def ended(self, output: Output, worker: SimulatedWorker, workflow: str, agent: str, keys: Sequence[bytes]) -> None:
+        """Takes note of a step's end, of what its last output tells, and of where its blocks lie, whose keys these are."""
         self._contexts.note(workflow, agent, worker.key, keys)
-        worker.steps.discard(step)
-        worker.speed.add(usage)
-        self._speed.add(usage)
-        self._lengths.add(usage)
+        worker.steps.discard(output.request_id)
+        if output.speeds is not None:
+            worker.loading.measured(output.speeds)
+        if output.usage is not None:
+            worker.speed.add(output.usage)
+            self._speed.add(output.usage)
+            self._lengths.add(output.usage)
 
     def drop(self, workflow: str) -> None:
         """A workflow has ended."""
@@ -65,5 +69,4 @@ class SimulatedRouter:
 
     def _cached(self, worker: SimulatedWorker, prompt: bytes) -> CachedTokens:
         captured = {} if len(self._workers) == 1 else worker.cache.captured(NAMESPACE, prompt)  # the gateway asks neither
-        gpu = captured.get(Tier.GPU, 0)
-        return CachedTokens(gpu, sum(captured.values()) - gpu)
+        return CachedTokens(*(captured.get(tier, 0) for tier in (Tier.GPU, Tier.HOST, Tier.DISK)))

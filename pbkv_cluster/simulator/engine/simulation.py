@@ -23,6 +23,7 @@ from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import HitMeter, Usage
 from pbkv_cluster.core.workflow.access_log import AccessLog
+from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 from pbkv_cluster.predictor_service.access.prior import load_prior
 from pbkv_cluster.reuse.model.access_models import AccessModels
@@ -178,8 +179,7 @@ class _Simulation:
                 running.answered = True
                 self._at(worker.clock.now(), partial(self._answered, running.arrival, running.position))
             if output.finished is not None:
-                assert output.usage is not None
-                self._at(worker.clock.now(), partial(self._ended, output.request_id, output.usage))
+                self._at(worker.clock.now(), partial(self._ended, output))
 
     def _learn(self, ended: AccessLog) -> None:
         for each in self._learner.learn_own(ended):
@@ -232,14 +232,15 @@ class _Simulation:
         """A step has its first token: its prompt has been computed."""
         self._computed.update(self._tokens.step(arrival, position).prompt_keys)
 
-    def _ended(self, step: str, usage: Usage) -> None:
-        running = self._active.pop(step)
+    def _ended(self, output: Output) -> None:
+        running, usage = self._active.pop(output.request_id), output.usage
         assert running.worker is not None
+        assert usage is not None
         tokens = self._tokens.step(running.arrival, running.position)
         self._account(running, usage)
         arrival = self._workload.arrivals[running.arrival]
         agent = arrival.workflow.steps[running.position].agent
-        self._router.ended(step, running.worker, usage, arrival.id, agent, tokens.keys)
+        self._router.ended(output, running.worker, arrival.id, agent, tokens.keys)
         self._teller.ended(arrival.id, running.position, tokens.output, self._clock.now())
         self._computed.update(tokens.keys[running.available_tokens // BLOCK_TOKENS :])
         if self._is_oracle and self._future is not None:

@@ -6,7 +6,7 @@ from pbkv_cluster.cache.cache import KVCache
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gateway.routing.load import WorkerLoad
-from pbkv_cluster.gateway.routing.speeds import StepSpeed
+from pbkv_cluster.gateway.routing.speeds import LoadingCost, StepSpeed
 from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
@@ -37,6 +37,7 @@ class SimulatedWorker:
         self.clock = ManualClock()
         self.steps = WorkerLoad()
         self.speed = StepSpeed()
+        self.loading = LoadingCost(self.clock)
         self.memory_tokens = (setup.gpu_blocks + setup.host_blocks) * BLOCK_TOKENS
         name = adversary_of(setup.policy) if setup.adversary else setup.policy
         cache = setup.cache.model_copy(update={"policy": name})

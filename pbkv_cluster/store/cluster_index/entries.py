@@ -62,6 +62,8 @@ class WorkerEntry:
     block_bytes: _Count  # 0: not known
     engine: _Name = OUR_ENGINE  # whose engine runs its steps, with the version where it is not ours
     output_address: _OptionalAddress = ""  # where clients take the output of their steps; empty: nowhere
+    reads_siblings: bool = False  # it loads blocks from the host memory of the node's other workers
+    reads_peers: bool = False  # it loads blocks from the host memory of other nodes
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,25 +260,32 @@ async def _next_millisecond(client: Redis) -> None:
     await eventually(later)
 
 
-async def test_siblings_are_counted_where_they_can_be_read() -> None:
-    blocks = BlockMap()
+async def test_what_others_hold_is_counted_where_it_can_be_read() -> None:
+    blocks, remote, on_disk = BlockMap(), ("worker-2", "one"), Residency(frozenset({Tier.DISK}), 7).pack()
     blocks.replace(W0, "a", [(key, GPU) for key in KEYS[:4]])
     blocks.replace(W1, "a", [(key, GPU) for key in KEYS[:6]] + [(key, HOST) for key in KEYS[6:20]])
-    blocks.replace(("worker-2", "one"), "b", [(key, HOST) for key in KEYS])
-    assert blocks.match(KEYS, [W0]) == [Match(4, 4, 0)], "the sibling's next block is on its GPU"
+    blocks.replace(remote, "b", [(key, HOST) for key in KEYS])
+    assert blocks.match(KEYS, [W0]) == [Match(4, 4, 0, 0, 36)], "the sibling's next block is on its GPU"
     blocks.change(W0, [(key, GPU) for key in KEYS[4:8]])
-    assert blocks.match(KEYS, [W0, W1]) == [Match(8, 8, 12), Match(6, 20, 0)]
-    assert blocks.match(KEYS[:10], [W0]) == [Match(8, 8, 2)]
+    assert blocks.match(KEYS, [W0, W1, remote]) == [Match(8, 8, 0, 12, 32), Match(6, 20, 0, 0, 20), Match(0, 40)]
+    assert blocks.match(KEYS[:10], [W0]) == [Match(8, 8, 0, 2, 2)]
+    for worker in (W1, remote):
+        blocks.change(worker, [(key, on_disk) for key in KEYS[15:40] if key in blocks.blocks(worker)])
+    assert blocks.match(KEYS, [W0, W1]) == [Match(8, 8, 0, 7, 7), Match(6, 20, 5)], "nobody reads the disk of another"
+    blocks.change(remote, [(KEYS[8], Residency(frozenset({Tier.GPU, Tier.DISK}), 7).pack())])
+    assert blocks.match(KEYS, [W0]) == [Match(8, 8, 0, 7, 0)]
+    blocks.remove(remote)
+    assert blocks.match(KEYS, [W0, remote]) == [Match(8, 8, 0, 7), Match(0, 0)]
 
 
 async def test_what_is_on_its_way_to_host_memory_is_matched_there_and_read_by_nobody() -> None:
     blocks, on_its_way = BlockMap(), Residency(frozenset({Tier.HOST})).pack()
     blocks.replace(W0, "a", [])
     blocks.replace(W1, "a", [(key, on_its_way) for key in KEYS[:4]])
-    assert blocks.match(KEYS, [W0, W1]) == [Match(0, 0, 0), Match(0, 4, 0)]
+    assert blocks.match(KEYS, [W0, W1]) == [Match(0, 0), Match(0, 4)]
     assert list(blocks.places(KEYS[0])) == []
     blocks.change(W1, [(KEYS[0], HOST)])
-    assert blocks.match(KEYS[:1], [W0]) == [Match(0, 0, 1)]
+    assert blocks.match(KEYS[:1], [W0]) == [Match(0, 0, 0, 1)]
     assert [place.region for place in blocks.places(KEYS[0])] == [W1[0]]
 
 

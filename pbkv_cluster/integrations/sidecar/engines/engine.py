@@ -8,7 +8,7 @@ from pbkv_cluster.core.config import SidecarConfig, SidecarEngine
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.gateway.routing.load import WorkerLoad
 from pbkv_cluster.gateway.routing.router import CachedTokens
-from pbkv_cluster.gateway.routing.speeds import StepSpeed
+from pbkv_cluster.gateway.routing.speeds import LoadingCost, StepSpeed
 from pbkv_cluster.integrations.sidecar.engines.prompts import RoutedPrompt
 from pbkv_cluster.integrations.sidecar.engines.text_prefixes import TextPrefixes
 from pbkv_cluster.integrations.sidecar.engines.upstream import Upstream
@@ -36,6 +36,7 @@ class Engine:
         self.upstream = Upstream(config.url, settings.connect_timeout_s, settings.answer_timeout_s, _key(config.key_file))
         self.steps = WorkerLoad()
         self.speed = StepSpeed()
+        self.loading = LoadingCost(clock)  # such engines do not tell of theirs
         self.served = 0  # requests that it has answered
         self.texts = TextPrefixes(settings.index_bytes // 4)
         self.blocks = EngineBlocks(settings.index_bytes - settings.index_bytes // 4, self.texts.drop_share)
