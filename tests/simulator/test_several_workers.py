@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from pbkv_cluster.core.errors import InvalidArgument
+from pbkv_cluster.core.load_speeds import LoadSpeeds
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.access_log import StepLog
+from pbkv_cluster.gateway.routing.speeds import LoadingCost
 from pbkv_cluster.reuse.model.access_model import AccessModel
+from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.engine.engine import SimulatedEngine
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.evaluation.experiment import Plan, compare
@@ -67,6 +70,23 @@ def test_steps_go_where_their_prefix_is_but_not_all_to_one_worker() -> None:
     assert roomy.worker_changes < 0.5 * roomy.meter.steps
     delivered = roomy.meter.delivered[Tier.GPU]
     assert 0.7 * roomy.meter.available_tokens < delivered <= roomy.meter.available_tokens
+
+
+def test_the_router_hears_how_fast_workers_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[LoadSpeeds] = []
+    measured = LoadingCost.measured
+
+    def noted(cost: LoadingCost, speeds: LoadSpeeds) -> None:
+        heard.append(speeds)
+        measured(cost, speeds)
+
+    monkeypatch.setattr(LoadingCost, "measured", noted)
+    cost = CostModel()
+    result = simulate(source(12), replace(TIGHT, cost=cost))
+    assert 0 < len(heard) <= result.meter.steps
+    loaded = heard[-1].loads[Tier.HOST].token_s
+    assert loaded == pytest.approx(cost.copy_seconds(1) / BLOCK)
+    assert heard[-1].prefill_token_s >= cost.prefill_token_s > loaded
 
 
 def test_workflows_spread_by_the_memory_that_they_take() -> None:
