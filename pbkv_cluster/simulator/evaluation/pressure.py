@@ -18,24 +18,31 @@ _EDGE = 0.15  # share of the bracket that an interpolated guess stays away from 
 class Capacity:
     """A GPU capacity, and the share of an infinite cache's hits that LRU was measured to get with it."""
 
-    blocks: int
+    blocks: int  # on the GPU
     share: float
     lru: SimulationResult
 
 
 class PressureScale:
-    """Capacities of one workload. Pressure is that on the GPU's blocks: all runs are without a host tier."""
+    """Capacities of one workload. Pressure is that on the GPU's blocks, unless there are some in host memory for each of them:
+    then it is that on both tiers.
+    """
 
-    def __init__(self, tokens: TokenSource, setup: Setup, on_run: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, tokens: TokenSource, setup: Setup, on_run: Callable[[], None] = lambda: None, host_ratio: float = 0.0
+    ) -> None:
         """Runs the infinite cache once.
 
         Args:
             tokens: the workload.
-            setup: everything else; its capacities and policy are ignored.
+            setup: everything else; its capacities and policies are ignored.
             on_run: called after each run.
+            host_ratio: host blocks for each on the GPU.
         """
         self._tokens = tokens
-        self._setup = replace(setup, host_blocks=0, policy="lru", adversary=False, noise=0.0)
+        cache = setup.cache.model_copy(update={"host_policy": "lru"})
+        self._setup = replace(setup, policy="lru", cache=cache, adversary=False, noise=0.0)
+        self._host_ratio = host_ratio
         self._on_run = on_run
         self._runs: dict[int, Capacity] = {}
         largest, different = tokens.blocks()
@@ -45,7 +52,7 @@ class PressureScale:
         self.infinite = self._simulate(self.blocks_max)
 
     def find(self, share: float) -> Capacity:
-        """The capacity at which LRU's GPU hit rate is `share` of the infinite cache's, within one percent of the latter.
+        """The capacity at which LRU's hit rate is `share` of the infinite cache's, within one percent of the latter.
 
         Found by bisection on the logarithm of the capacity, at an interpolated point instead of the middle. If even the
         smallest capacity gives more, or one block more or less passes over the share, the nearest capacity is returned; see
@@ -56,7 +63,7 @@ class PressureScale:
         """
         if not 0 < share < 1:
             raise InvalidArgument("pressure", f"must be above 0 and below 1, got {share}")
-        if self.infinite.hit_gpu == 0:
+        if self.infinite.hit_any == 0:
             raise InvalidArgument("pressure", "means nothing here: even an infinite cache hits no token of this workload")
         low = self._at(self.blocks_min)
         if low.share >= share:
@@ -78,10 +85,11 @@ class PressureScale:
     def _at(self, blocks: int) -> Capacity:
         if blocks not in self._runs:
             run = self._simulate(blocks)
-            self._runs[blocks] = Capacity(blocks, run.hit_gpu / self.infinite.hit_gpu, run)
+            self._runs[blocks] = Capacity(blocks, run.hit_any / self.infinite.hit_any, run)
         return self._runs[blocks]
 
     def _simulate(self, blocks: int) -> SimulationResult:
-        result = simulate(self._tokens, replace(self._setup, gpu_blocks=blocks))
+        host_blocks = round(self._host_ratio * blocks)
+        result = simulate(self._tokens, replace(self._setup, gpu_blocks=blocks, host_blocks=host_blocks))
         self._on_run()
         return result
