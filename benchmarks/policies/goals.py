@@ -23,6 +23,7 @@ _GPU_RATIO: _Goals = {0.25: 1.48, 0.45: 1.54, 0.65: 1.40, 0.8: 1.22}
 _PREFETCH_GPU_RATIO: _Goals = {0.25: 2.0, 0.45: 1.6, 0.65: 1.35}  # GPU hits over LRU's with prefetch, at least
 _PREFETCH_GPU_BEST = 2.55  # likewise, of the best workload, at the highest pressure
 PREFETCH_WORST = 0.99  # hits with prefetch over those without, of any run
+_CPU_S = 10.0  # processor time of a run, at most
 _WORST = 0.99  # of LRU's hits in any tier, on any workload
 _WORST_UNDER_NOISE, _WORST_UNDER_ADVERSARY = 0.99, 0.98  # likewise, whatever the policy
 
@@ -60,6 +61,9 @@ def _ours(line: Pooled, scene: Scene, what: str) -> Iterator[Figure]:
     yield Figure(name, line.worst_any, "x", at_least=_WORST if trained else None)
     yield Figure(f"{what}: workflow latency over LRU's", line.latency, "x")
     yield Figure(f"{what}: first token over LRU's", line.ttft, "x")
+    if line.cpu_s is not None:
+        seconds, workload = line.cpu_s
+        yield Figure(f"{what}: processor time of the longest run, {workload}", seconds, "s", at_most=_CPU_S)
     alone = not scene.host_ratio
     if line.gpu_gap_closed is not None:
         goal = (_GPU_GAP if trained else _ONLINE_GPU_GAP).get(at) if alone else None

@@ -37,6 +37,7 @@ class Pooled(NamedTuple):
     gpu_best: float  # likewise: the highest mean ratio of a workload over its seeds
     gpu_gap_closed: float | None  # share of what the oracle gains on LRU in GPU hits; None if that is nothing
     guard_lru_share: float | None
+    cpu_s: tuple[float, str] | None  # processor time of the longest run, and its workload; None: no row has it
 
 
 def cells(rows: Rows, policy: str, pressure: float, disturbed: str = "") -> list[Cell]:
@@ -77,6 +78,7 @@ def pool(found: Sequence[Cell]) -> Pooled | None:
         gpu_best=max(ratio for _, ratio in _by_workload(found, "hit_gpu")),
         gpu_gap_closed=_gpu_gap_closed(found),
         guard_lru_share=means([cell.row for cell in found], "guard_lru_share"),
+        cpu_s=max(((cell.row.cpu_s, cell.row.workload) for cell in found if cell.row.cpu_s is not None), default=None),
     )
 
 

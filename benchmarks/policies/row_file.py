@@ -84,7 +84,7 @@ class RowFile:
         return [row for each in alike for row in self.rows(each).values() if row.policy == BASELINE]
 
     def append(self, scene: Scene, disturbed: str, row: Row) -> None:
-        entry: dict[str, Any] = {"scene": asdict(scene), "disturbed": key_of(row, disturbed).disturbed, "row": row.to_json()}
+        entry: dict[str, Any] = {"scene": asdict(scene), "disturbed": key_of(row, disturbed).disturbed, "row": asdict(row)}
         line = json.dumps(entry).encode() + b"\n"
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:

@@ -14,6 +14,7 @@ from benchmarks.policies.job import add_options, job_of
 from benchmarks.policies.pooled import above_oracle, cells, guard_cost, left_out, pool
 from benchmarks.policies.row_file import RowFile, Rows, Scene, key_of
 from benchmarks.policies.tables import policy_report
+from benchmarks.report import Figure
 from pbkv_cluster.simulator.evaluation.experiment import Row
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 
@@ -21,7 +22,15 @@ SCENE = Scene("show", 150, 32, 8.0, 2.0)
 TOKENS = 1000  # of the prompts of a row
 
 
-def row(workload: str, policy: str, hit: float, seed: int = 0, measured: float = 0.45, guard: float | None = None) -> Row:
+def row(
+    workload: str,
+    policy: str,
+    hit: float,
+    seed: int = 0,
+    measured: float = 0.45,
+    guard: float | None = None,
+    cpu: float | None = None,
+) -> Row:
     """A run that hits a share of the prompt tokens, all of them on the GPU. The less it hits, the longer it takes."""
     return Row(
         workload=workload,
@@ -47,6 +56,7 @@ def row(workload: str, policy: str, hit: float, seed: int = 0, measured: float =
         time_shares={},
         guard_lru_share=guard,
         bound_tokens=round((0.9 - hit) * TOKENS) if policy == "oracle" else None,
+        cpu_s=cpu,
     )
 
 
@@ -128,6 +138,27 @@ def test_goals_depend_on_the_memory_and_the_disturbance(tmp_path: Path) -> None:
     assert (worst.at_least, worst.met) == (0.99, False)
 
 
+def test_the_longest_run_tells_the_processor_time(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").touch()
+    job = job_of(arguments("--workloads", "a", "--traces", str(tmp_path)))
+    rows = rows_of(*(row(name, policy, hit) for name in "ab" for policy, hit in (("lru", 0.2), ("oracle", 0.6))))
+    names = ("lru", "oracle", "pbkv")
+
+    def processor_times(*found: Row) -> list[Figure]:
+        report = policy_report(job.scene, names, (0.45,), job.disturbances, rows | rows_of(*found), [])
+        return [figure for figure in report.figures if "processor time" in figure.name]
+
+    old, short, long = row("a", "pbkv", 0.4), row("a", "pbkv", 0.4, cpu=9.0), row("b", "pbkv", 0.4, cpu=11.0)
+    assert processor_times(old) == [], "a row of a time when it was not measured"
+    assert [(figure.value, figure.met) for figure in processor_times(short)] == [(9.0, True)]
+    (figure,) = processor_times(short, long)
+    assert figure == Figure("pbkv at 45 %: processor time of the longest run, b", 11.0, "s", at_most=10.0)
+    file = RowFile(tmp_path / "rows.jsonl")
+    file.append(SCENE, "", long)
+    (kept,) = file.rows(SCENE).values()
+    assert kept.cpu_s == 11.0
+
+
 def test_a_file_of_rows_keeps_the_latest_row_and_drops_an_incomplete_line(tmp_path: Path) -> None:
     file = RowFile(tmp_path / "rows.jsonl")
     file.mend()
@@ -200,7 +231,9 @@ def test_goes_on_where_it_stopped(traces: Path, capsys: pytest.CaptureFixture[st
     assert [json.loads(line)["row"]["policy"] for line in lines] == ["lru", "oracle", "retired-lru"]
     kept.write_text("\n".join([*lines[:1], lines[1][:40]]))  # interrupted while it wrote the second row
     policies.run(arguments(*usual, "--policies", "retired-lru"))
-    assert kept.read_text().splitlines() == lines, "with the capacity that LRU's row names, all is as it was"
+    first, again = ([Row(**json.loads(line)["row"]) for line in text] for text in (lines, kept.read_text().splitlines()))
+    assert again == first, "with the capacity that LRU's row names, all is as it was"
+    assert all(row.cpu_s for row in again)
     policies.run(arguments(*usual, "--policies", "retired-lru,continuum"))
     assert [json.loads(line)["row"]["policy"] for line in kept.read_text().splitlines()[3:]] == ["continuum"]
     policies.run(arguments(*usual, "--policies", "continuum", "--again"))

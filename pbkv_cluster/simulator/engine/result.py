@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from pbkv_cluster.cache.observer import GuardStat
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
@@ -70,7 +70,8 @@ class SimulationResult:
     staged: PrefetchCount  # likewise
     guards: tuple[GuardStat, ...]  # of each worker; empty: the policy ran without a guard
     steps: tuple[StepRecord, ...]  # in the order in which they ended
-    seconds: float
+    seconds: float  # of virtual time
+    cpu_s: float = field(compare=False)  # processor time that the run took; equal runs differ in it
 
     @property
     def guard(self) -> GuardStat | None:

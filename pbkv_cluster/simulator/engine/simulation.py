@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from time import process_time
 
 from pbkv_cluster.cache.tiers.prefetch_ledger import PrefetchCount
 from pbkv_cluster.core.clock import ManualClock
@@ -74,6 +75,7 @@ def simulate(tokens: TokenSource, setup: Setup, reference: SimulationResult | No
 
 class _Simulation:
     def __init__(self, tokens: TokenSource, setup: Setup, reference: SimulationResult | None) -> None:
+        self._cpu_started = process_time()
         self._tokens = tokens
         self._workload = tokens.workload
         self._clock = ManualClock()
@@ -154,6 +156,7 @@ class _Simulation:
             tuple(guard for guard in guards if guard is not None),
             tuple(self._records),
             self._clock.now(),
+            process_time() - self._cpu_started,
         )
 
     def _at(self, time: float, event: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """The figures of one run, and how they compare with LRU's and the oracle's at the same capacities."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pbkv_cluster.core.tokens import BLOCK_TOKENS
@@ -54,6 +54,7 @@ class Row:
     bound_tokens: int | None = None  # recomputed at least, whatever the policy; None: the oracle has not run
     gap_closed: float | None = None  # share of what LRU recomputes beyond that; None: no oracle, or nothing beyond
     gpu_gap_closed: float | None = None  # share of the oracle's gain over LRU in GPU hits; None likewise
+    cpu_s: float | None = field(default=None, compare=False)  # processor time of the run; None: not measured
 
     @property
     def on_target(self) -> bool:
@@ -61,7 +62,8 @@ class Row:
         return on_target(self.pressure, self.pressure_measured)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """All that equal seeds determine, which processor time is not."""
+        return {name: value for name, value in asdict(self).items() if name != "cpu_s"}
 
 
 def figures(result: SimulationResult) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def figures(result: SimulationResult) -> dict[str, Any]:
         "time_shares": result.time.shares(),
         "guard_lru_share": result.guard_lru_share,
         "worker_changes": result.worker_changes,
+        "cpu_s": result.cpu_s,
     }
 
 
