@@ -12,7 +12,9 @@ from pbkv_cluster.core.errors import NotFound
 from tests.cli.conftest import Pbkv
 from tests.cli.stand_in_cluster import StandInCluster
 from tests.polling import wait_for
-from tests.simulator.recording_gateway import Call, RecordingGateway
+from tests.simulator.recording_gateway import STEP_S, Call, RecordingGateway
+
+WHICH = ("mean", "p50", "p95")
 
 
 @pytest.fixture
@@ -45,6 +47,19 @@ def test_replays_on_a_running_cluster(pbkv: Pbkv, gateway: RecordingGateway, end
         assert len(request.sampling.forced_output.data) == 4 * 3
     (row,) = [row for row in done.out.splitlines() if "available (infinite cache)" in row]
     assert "75.0 %" in row
+
+
+def test_the_table_leads_with_tokens_and_seconds(pbkv: Pbkv, endpoint: str, trace: str) -> None:
+    shown = pbkv("replay", trace, "--endpoint", endpoint).out
+    rows = ["recomputed tokens"]
+    rows += [f"{what}, {which}" for what in ("time to first token", "step latency", "workflow latency") for which in WHICH]
+    rows += ["delivered from gpu", "delivered from host", "delivered (used)", "captured (in some tier)"]
+    rows += ["available (infinite cache)", "prompt tokens", "steps"]
+    places = [shown.find(f"│ {row} ") for row in rows]
+    assert -1 not in places
+    assert places == sorted(places)
+    (row,) = [row for row in shown.splitlines() if "step latency, p95" in row]
+    assert f"{1000 * STEP_S:.0f} ms" in row
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -15,7 +15,7 @@ from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.steps.step_calls import StepCalls
 from pbkv_cluster.rpc.v1 import store_pb2, types_pb2, workflow_pb2, workflow_pb2_grpc
 
-TTFT_S = 0.25
+TTFT_S, STEP_S = 0.25, 0.75
 SPOKEN = pack([72, 105])  # the reply unless a request forces another
 SPOKEN_TEXT = ("Hello, ", "world")
 
@@ -127,6 +127,7 @@ class RecordingGateway(workflow_pb2_grpc.WorkflowServiceServicer):
             computed_tokens=tokens - available // 2,
             generated_tokens=count(request.sampling.forced_output.data),
             ttft_s=TTFT_S,
+            total_s=STEP_S,
             retries=1,
             preemptions=2,
             worker_id="worker-0",

@@ -17,7 +17,7 @@ from pbkv_cluster.simulator.traces.step_traces import Segment, SegmentKind, Trac
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
 from tests.polling import eventually
-from tests.simulator.recording_gateway import TTFT_S, Call, RecordingGateway, serving
+from tests.simulator.recording_gateway import STEP_S, TTFT_S, Call, RecordingGateway, serving
 
 SYSTEM = Segment(SegmentKind.SYSTEM, "system", 10)
 
@@ -139,6 +139,7 @@ async def test_adds_up_usage() -> None:
     assert report.recomputed_tokens == available - delivered
     assert (report.retries, report.preemptions) == (6, 12)
     assert report.ttft == Spread(6, TTFT_S, TTFT_S, TTFT_S, TTFT_S)
+    assert report.step_latency == Spread(6, STEP_S, STEP_S, STEP_S, STEP_S)
 
 
 async def test_a_failed_step_stops_its_workflow_and_no_other() -> None:

@@ -1,4 +1,7 @@
-"""Replay reports as a table: one column per report, and ratios to the first."""
+"""Replay reports as a table: one column per report, and ratios to the first.
+
+What a user pays for comes first: tokens computed again, and seconds. Where blocks were hit explains these, and follows.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,7 +21,7 @@ _Row = tuple[str, Callable[["ReplayReport"], _Number], Callable[["ReplayReport"]
 
 
 def report_table(reports: Mapping[str, "ReplayReport"], title: str | None = None) -> "Table":
-    """A table of reports by name. Rates are shares of the prompt tokens, whose number is in the first row."""
+    """A table of reports by name. Rates are shares of the prompt tokens, whose number has a row below them."""
     from rich.table import Table
 
     table = Table(title=title, header_style="bold", caption="Hit rates are shares of the prompt tokens.")
@@ -37,25 +40,23 @@ def report_table(reports: Mapping[str, "ReplayReport"], title: str | None = None
 def _rows(reports: "list[ReplayReport]") -> list[_Row]:
     from pbkv_cluster.core.usage import Tier
 
-    rows: list[_Row] = [
-        ("prompt tokens", lambda r: r.meter.prompt_tokens, lambda r: f"{r.meter.prompt_tokens:,}"),
-        _rate("available (infinite cache)", lambda r: r.meter.available_rate),
-        _rate("captured (in some tier)", lambda r: r.meter.captured_rate),
-        _rate("delivered (used)", lambda r: r.meter.delivered_rate()),
-    ]
     shown = [tier for tier in Tier if tier in (Tier.GPU, Tier.HOST) or any(r.meter.delivered.get(tier) for r in reports)]
-    rows += [_rate(f"  from {tier.value}", partial(_delivered, tier)) for tier in shown]
-    rows += [
+    return [
         ("recomputed tokens", lambda r: r.recomputed_tokens, lambda r: f"{r.recomputed_tokens:,}"),
         *_spread("time to first token", lambda r: r.ttft),
+        *_spread("step latency", lambda r: r.step_latency),
         *_spread("workflow latency", lambda r: r.workflow_latency),
+        *(_rate(f"delivered from {tier.value}", partial(_delivered, tier)) for tier in shown),
+        _rate("delivered (used)", lambda r: r.meter.delivered_rate()),
+        _rate("captured (in some tier)", lambda r: r.meter.captured_rate),
+        _rate("available (infinite cache)", lambda r: r.meter.available_rate),
+        ("prompt tokens", lambda r: r.meter.prompt_tokens, lambda r: f"{r.meter.prompt_tokens:,}"),
         ("steps", lambda r: r.meter.steps, lambda r: f"{r.meter.steps:,}"),
         ("workflows completed", lambda r: r.completed, lambda r: f"{r.completed:,}"),
         ("failures", lambda r: None, lambda r: str(len(r.failures))),
         ("retries", lambda r: None, lambda r: str(r.retries)),
         ("wall time", lambda r: r.wall_s, lambda r: f"{r.wall_s:.1f} s"),
     ]
-    return rows
 
 
 def _delivered(tier: "Tier", report: "ReplayReport") -> _Number:

@@ -11,6 +11,7 @@ class Measurement:
     def __init__(self) -> None:
         self._meter = HitMeter()
         self._ttfts: list[float] = []
+        self._steps: list[float] = []
         self._latencies: list[float] = []
         self._failures: list[Failure] = []
         self._retries = 0
@@ -20,6 +21,7 @@ class Measurement:
         """A step has succeeded."""
         self._meter.add(usage)
         self._ttfts.append(usage.ttft_s)
+        self._steps.append(usage.total_s)
         self._retries += usage.retries
         self._preemptions += usage.preemptions
 
@@ -36,6 +38,7 @@ class Measurement:
         return ReplayReport(
             meter=self._meter,
             ttft=Spread.of(self._ttfts),
+            step_latency=Spread.of(self._steps),
             workflow_latency=Spread.of(self._latencies),
             completed=len(self._latencies),
             retries=self._retries,

@@ -26,6 +26,7 @@ class ReplayReport:
 
     meter: HitMeter
     ttft: Spread | None  # arrival at the gateway to first token, by step
+    step_latency: Spread | None  # arrival at the gateway to last token, by step
     workflow_latency: Spread | None  # start to end including pauses, by completed workflow
     completed: int  # workflows
     retries: int  # how often a step lost its worker and went on at another
@@ -56,6 +57,7 @@ class ReplayReport:
             "delivered_rate": meter.delivered_rate(),
             "delivered_rate_by_tier": {tier.value: meter.delivered_rate(tier) for tier in Tier},
             "ttft": self.ttft and self.ttft.to_json(),
+            "step_latency": self.step_latency and self.step_latency.to_json(),
             "workflow_latency": self.workflow_latency and self.workflow_latency.to_json(),
             "retries": self.retries,
             "preemptions": self.preemptions,
