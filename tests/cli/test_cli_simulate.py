@@ -164,3 +164,4 @@ def test_calibration_tells_how_far_it_is_and_writes_a_cost_model(tmp_path: Path,
     cost = CostModel.load(out)
     assert cost.block_bytes > 0
     assert cost.host_bytes_per_s > 0
+    assert 0 <= cost.copy_delay <= 1

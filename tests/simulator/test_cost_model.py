@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.engine.runner import SimulatedRunner
 
 
-def test_a_fit_finds_the_constants_of_a_device_that_follows_the_model() -> None:
-    truth = CostModel(3e-5, 1e-9, 4e-3, 2e-5, 5e-8, 7e9, 1 << 20)
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
+def test_a_fit_finds_the_constants_of_a_device_that_follows_the_model(delay: float) -> None:
+    truth = CostModel(3e-5, 1e-9, 4e-3, 2e-5, 5e-8, 7e9, 1 << 20, delay)
     clock = ManualClock()
     fitted = calibrate(SimulatedRunner(4000, 100, truth, clock, set()), 1 << 20, clock, (64, 700, 2000), (1, 3, 8))
-    assert asdict(fitted) == pytest.approx(asdict(truth), rel=1e-6)
+    # Each decode reads one token more than the one before, and those without a load come first.
+    assert fitted.copy_delay == pytest.approx(delay, abs=1e-4)
+    assert asdict(replace(fitted, copy_delay=delay)) == pytest.approx(asdict(truth), rel=1e-6)
 
 
 def test_parts_of_a_prefill_take_as_long_as_the_whole() -> None:

@@ -52,4 +52,6 @@ def calibrate(
     cost.save(out)
     typer.echo(f"prefill {1 / cost.prefill_token_s if cost.prefill_token_s else float('inf'):,.0f} tokens/s")
     typer.echo(f"decode {1000 * cost.decode_seconds(1, 1024):.2f} ms a token at 1,024 tokens of context")
-    typer.echo(f"host memory {cost.host_bytes_per_s / 1e9:.2f} GB/s")
+    typer.echo(
+        f"host memory {cost.host_bytes_per_s / 1e9:.2f} GB/s; a load delays a decode by {cost.copy_delay:.0%} of its time"
+    )

@@ -6,22 +6,19 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
-from pbkv_cluster.cache.tree.node import new_slots
-from pbkv_cluster.core.blocks import BlockLabel
+from pbkv_cluster.cache.tiers.transfer import TransferEngine
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import CacheConfig, EngineConfig
 from pbkv_cluster.core.sampling import SamplingParams
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, pack
-from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.runner import Runner
 from pbkv_cluster.gpu_worker.engine.sequence import Chunk, StepRequest
+from pbkv_cluster.simulator.engine.calibrate_copies import COPIES, HostLoads, LoadingRunner
 from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.workload.token_source import NAMESPACE
 
 _DECODES = 8  # tokens that each sequence generates
-_COPIES = 20
 _NO_HOST_BANDWIDTH = 1e15  # for a device without a host tier
 
 
@@ -62,7 +59,7 @@ def calibrate(
     """Times a runner and fits a cost model to it.
 
     Each combination of prompt length and batch size is prefilled in chunks and decoded for a few tokens. The first one is run
-    once more before, to warm up. Constants that would be negative are 0.
+    once more before, to warm up. Then blocks are loaded alone, and beside decodes. Constants that would be negative are 0.
 
     Args:
         runner: a real runner with an allocated pool.
@@ -73,20 +70,34 @@ def calibrate(
         on_progress: called before each measurement with the number of those done, that of all, and what is measured next.
     """
     timed = TimedRunner(runner, clock)
-    config = EngineConfig(allow_forced_output=True, max_running=max(batches))
-    engine = Engine(timed, config, CacheConfig(policy="lru"), clock, lambda ids: "")
+    engine = _engine(timed, clock, max(batches))
     shapes = [(length, sequences) for length in lengths for sequences in batches if _fits(engine, length, sequences)]
     runs = [*shapes[:1], *shapes]
     for number, (length, sequences) in enumerate(runs):
         on_progress(number, len(runs) + 1, f"{sequences} x {length:,} tokens" if number else "warming up")
-        _play(engine, timed.vocabulary, number, length, sequences)
+        _play(engine, timed.vocabulary, number, length, sequences, _DECODES)
         if number == 0:
             timed.batches.clear()
     on_progress(len(runs), len(runs) + 1, "host memory")
     terms = np.array([batch for batch, _ in timed.batches])
     prefill, context, base, sequence, decode = _fit(terms, np.array([seconds for _, seconds in timed.batches]))
     fitted = CostModel(prefill, context, base, sequence, decode, block_bytes=block_bytes)
-    return replace(fitted, host_bytes_per_s=_bandwidth(runner, block_bytes, clock))
+    most = HostLoads.most(runner)
+    if not most:
+        return replace(fitted, host_bytes_per_s=_NO_HOST_BANDWIDTH)
+    fitted = replace(fitted, host_bytes_per_s=most * block_bytes / HostLoads(runner, clock, most).seconds())
+    # Loads no longer than the decode that they run beside: all of such a load is beside it.
+    length = min(lengths)
+    blocks = min(most, max(1, int(fitted.decode_seconds(1, length) / fitted.copy_seconds(1))))
+    loading = LoadingRunner(runner, HostLoads(runner, clock, blocks), clock)
+    _play(_engine(loading, clock, 1), runner.vocabulary, len(runs), length, 1, 2 * COPIES)
+    delay = loading.delay_s / fitted.copy_seconds(blocks)
+    return replace(fitted, copy_delay=min(max(delay, 0.0), 1.0))
+
+
+def _engine(runner: Runner, clock: Clock, sequences: int) -> Engine:
+    config = EngineConfig(allow_forced_output=True, max_running=sequences)
+    return Engine(runner, config, CacheConfig(policy="lru"), clock, lambda ids: "")
 
 
 def _fits(engine: Engine, length: int, sequences: int) -> bool:
@@ -97,13 +108,13 @@ def _fits(engine: Engine, length: int, sequences: int) -> bool:
     )
 
 
-def _play(engine: Engine, vocabulary: int, number: int, length: int, sequences: int) -> None:
+def _play(engine: Engine, vocabulary: int, number: int, length: int, sequences: int, decodes: int) -> None:
     draws = np.random.default_rng(number)
-    output = pack([1] * _DECODES)
+    output = pack([1] * decodes)
     for sequence in range(sequences):
         name = f"{number}/{sequence}"
         prompt = draws.integers(0, vocabulary, length).astype("<i4").tobytes()
-        sampling = SamplingParams(max_tokens=_DECODES, forced_output=output)
+        sampling = SamplingParams(max_tokens=decodes, forced_output=output)
         engine.submit(StepRequest(name, name, "agent", 0, NAMESPACE, prompt, sampling))
     while engine.busy:
         engine.step()
@@ -137,24 +148,3 @@ def _fit(terms: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> li
             break
         kept.pop(int(solution.argmin()))
     return [float(value) for value in found]
-
-
-def _bandwidth(runner: Runner, block_bytes: int, clock: Clock) -> float:
-    blocks = min(64, runner.gpu_blocks, runner.host_blocks)
-    if blocks == 0:
-        return _NO_HOST_BANDWIDTH
-    slots = new_slots(range(blocks))
-    engine = runner.transfer_engine
-    label = BlockLabel(NAMESPACE.digest(), b"", b"", b"")
-    _carry_out(engine, Transfer(Tier.GPU, slots, Tier.HOST, slots, labels=[label] * blocks))
-    _carry_out(engine, Transfer(Tier.HOST, slots, Tier.GPU, slots))
-    start = clock.now()
-    for _ in range(_COPIES):
-        _carry_out(engine, Transfer(Tier.HOST, slots, Tier.GPU, slots))
-    return _COPIES * blocks * block_bytes / max(clock.now() - start, 1e-9)
-
-
-def _carry_out(engine: TransferEngine, transfer: Transfer) -> None:
-    if not engine.submit(transfer):
-        engine.wait((transfer,))
-        engine.completed()

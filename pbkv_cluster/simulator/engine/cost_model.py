@@ -5,9 +5,10 @@
     b blocks from host memory              b * block_bytes / bandwidth
     b blocks from the disk                 b * (latency + block_bytes / disk bandwidth)
 
-A batch with prefills and decodes takes the sum. A copy delays all that is computed by `copy_delay` of its time: by all of it
-in an engine that waits for its copies, as `gpu_worker` does; by little where copies have a stream of their own and only compete
-with compute for memory bandwidth. Prefill is bound by arithmetic, whose attention part grows with the position;
+A batch with prefills and decodes takes the sum. A copy delays all that is computed by `copy_delay` of its time: by little where
+copies run beside compute and only compete with it for memory bandwidth, as those of `gpu_worker` do, by all of it in an engine
+that waits for its copies. The default constants assume 1, the worst case, and those of `machines` .1; `pbkv calibrate` measures
+it. Prefill is bound by arithmetic, whose attention part grows with the position;
 decode by reading the weights once and every sequence's KV (Pope et al.: Efficiently scaling transformer inference, arXiv
 2211.05102).
 """
@@ -34,7 +35,7 @@ class CostModel:
     decode_context_s: float = 7.3e-8  # 196,608 bytes of KV for each token of context
     host_bytes_per_s: float = 2.5e10
     block_bytes: int = 3_145_728  # 16 tokens
-    copy_delay: float = 1.0  # share of the time of a copy over the link by which it delays compute
+    copy_delay: float = 1.0  # share of the time of a copy over the link by which it delays compute; the worst case, assumed
     disk_bytes_per_s: float = 3e9  # of reads, and likewise of writes beside them: assumed, for one thread and one NVMe disk
     disk_latency_s: float = 1e-4  # of each block
 
