@@ -32,7 +32,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "engine-vllm": "benchmarks.vllm.engines",
     "vllm-policy": "benchmarks.vllm_policy.benchmark",
 }
-WITH_OPTIONS = ("gpu", "peers", "policies", "predictor", "prior", "tools", "groupchat", "vllm", "vllm-policy")
+WITH_OPTIONS = ("gpu", "peers", "fidelity", "policies", "predictor", "prior", "tools", "groupchat", "vllm", "vllm-policy")
 
 
 def main() -> None:

@@ -2,13 +2,15 @@
 
 The cost model is calibrated on this machine, right before. The cluster is one of this machine's processes, so its workers share
 the cores with everything else; the simulator knows nothing of that, nor of the network.
+
+The workflows are generated, or the first of a recorded trace, with shorter prompts and replies: a CPU would take hours for all.
 """
 
 import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +19,14 @@ from benchmarks.serving.cluster import started
 from pbkv_cluster.client import AsyncClient
 from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.config import Config, EngineConfig, ModelConfig
+from pbkv_cluster.core.errors import PbkvError
 from pbkv_cluster.core.usage import HitMeter, Tier
 from pbkv_cluster.core.workflow.tool_call import ToolCall
 from pbkv_cluster.simulator.engine.calibrate import calibrate
 from pbkv_cluster.simulator.engine.cost_model import CostModel
 from pbkv_cluster.simulator.engine.simulation import Setup, simulate
 from pbkv_cluster.simulator.replay.replay import Replay, ReplayOptions
+from pbkv_cluster.simulator.traces.files import read_trace
 from pbkv_cluster.simulator.traces.step_traces import TraceWorkflow
 from pbkv_cluster.simulator.workload.generator import Sizes, generate
 from pbkv_cluster.simulator.workload.prompts import PromptBuilder
@@ -30,10 +34,21 @@ from pbkv_cluster.simulator.workload.token_source import TokenSource
 from pbkv_cluster.simulator.workload.tools import UNNAMED
 from pbkv_cluster.simulator.workload.workload import Arrival, Workload
 
+__all__ = ["add_options", "run"]
+
 _SIZES = Sizes(preamble=48, system=224, task=96, output=14, tool_result=112)
 _CONCURRENCY, _TIME_SCALE = 12, 0.05
 _GPU_BLOCKS, _HOST_BLOCKS = 640, 192  # of all workers together
+_SCALE, _MAX_OUTPUT = 0.25, 16  # of a recorded trace: factor of all lengths, and tokens of a reply at most
 _POINTS = 2.0  # that a tier's share of the prompt tokens may differ by
+
+
+class Played(NamedTuple):
+    """What both run."""
+
+    what: str
+    workflows: tuple[TraceWorkflow, ...]
+    prompts: PromptBuilder
 
 
 class Outcome(NamedTuple):
@@ -44,23 +59,46 @@ class Outcome(NamedTuple):
     latency_s: float  # of a workflow, pauses included
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this benchmark."""
+    group = parser.add_argument_group("fidelity", "option of that benchmark")
+    group.add_argument("--fidelity-trace", type=Path, metavar="FILE", help="recorded workflows; by default generated ones")
+
+
 def run(arguments: argparse.Namespace) -> Report:
+    """Runs the workflows in real processes and in virtual time, and reports how the two differ."""
     quick: bool = arguments.quick
     count, policies, workers = (12, ("lru",), (2,)) if quick else (48, ("lru", "pbkv"), (1, 2))
-    workflows = list(generate(count, 0, _SIZES, max_steps=24))
+    try:
+        played = played_of(arguments.fidelity_trace, count)
+    except PbkvError as error:
+        sys.exit(f"benchmarks: --fidelity-trace: {error}")
     figures, details = list[Figure](), list[Figure]()
     cost = _calibrated()
     for number in workers:
         for policy in policies:
             config, what = _config(policy, number), f"{policy}, {number} worker{'s' * (number > 1)}"
             print(f"fidelity: {what}", file=sys.stderr, flush=True)
-            real, simulated = asyncio.run(_replayed(config, workflows)), _simulated(config, workflows, cost)
+            real, simulated = asyncio.run(_replayed(config, played)), _simulated(config, played, cost)
             figures += compared(what, real, simulated)
             details += _details(what, real, "cluster")
             details += _details(what, simulated, "simulator")
-    sizes = f"{count} generated workflows, {_CONCURRENCY} at a time, small model"
+    sizes = f"{played.what}, {_CONCURRENCY} at a time, small model"
     memory = f"{_GPU_BLOCKS} blocks on GPUs and {_HOST_BLOCKS} in host memory, divided by the workers"
     return Report("fidelity", f"{sizes}; {memory}", tuple(figures), tuple(details))
+
+
+def played_of(trace: Path | None, count: int) -> Played:
+    """The first workflows of a recorded trace, or generated ones.
+
+    Raises:
+        TraceError: the trace cannot be read.
+    """
+    if trace is None:
+        return Played(f"{count} generated workflows", tuple(generate(count, 0, _SIZES, max_steps=24)), PromptBuilder())
+    workflows = tuple(islice(read_trace(trace), count))
+    what = f"{len(workflows)} workflows of {trace.name}, lengths x {_SCALE:g}, replies of at most {_MAX_OUTPUT} tokens"
+    return Played(what, workflows, PromptBuilder(scale=_SCALE, max_output=_MAX_OUTPUT))
 
 
 def _config(policy: str, workers: int) -> Config:
@@ -97,18 +135,19 @@ def _calibrated() -> CostModel:
     return calibrate(runner, loaded.shape.block_bytes, SystemClock(), (64, 256, 512, 1024), (1, 4))
 
 
-async def _replayed(config: Config, workflows: Sequence[TraceWorkflow]) -> Outcome:
+async def _replayed(config: Config, played: Played) -> Outcome:
     with started(config) as cluster:
         async with AsyncClient(cluster.gateway) as client:
             options = ReplayOptions(_CONCURRENCY, _TIME_SCALE)
-            report = await Replay(client, PromptBuilder(), options).run(workflows)
+            report = await Replay(client, played.prompts, options).run(played.workflows)
     if report.failures or report.ttft is None or report.workflow_latency is None:
         raise RuntimeError(f"the replay failed: {'; '.join(map(str, report.failures))}")
     return Outcome(report.meter, report.ttft.mean, report.workflow_latency.mean)
 
 
-def _simulated(config: Config, workflows: Sequence[TraceWorkflow], cost: CostModel) -> Outcome:
-    workload = Workload("fidelity", tuple(arrival_of(workflow, _TIME_SCALE) for workflow in workflows), _CONCURRENCY)
+def _simulated(config: Config, played: Played, cost: CostModel) -> Outcome:
+    arrivals = tuple(arrival_of(workflow, _TIME_SCALE) for workflow in played.workflows)
+    workload = Workload("fidelity", arrivals, _CONCURRENCY)
     setup = Setup(
         config.engine.gpu_blocks,
         config.engine.host_blocks,
@@ -119,10 +158,10 @@ def _simulated(config: Config, workflows: Sequence[TraceWorkflow], cost: CostMod
         cache=config.cache,
         predictor=config.predictor,
     )
-    result = simulate(TokenSource(workload, PromptBuilder()), setup)
+    result = simulate(TokenSource(workload, played.prompts), setup)
     assert result.ttft is not None
     assert result.latency is not None
-    paused = result.time.tool_s / len(workflows)
+    paused = result.time.tool_s / len(played.workflows)
     return Outcome(result.meter, result.ttft.mean, result.latency.mean + paused)
 
 
