@@ -16,6 +16,7 @@ class Point:
     prompt: float = 1.0  # factor of all parts of the prompts
     reply: int = 60  # tokens, median
     pause: float = 1.0  # factor of the durations of tools
+    agents: int = 4  # who hand work round, or one that works in a loop
 
 
 SWEPT: dict[str, tuple[float, ...]] = {
@@ -26,6 +27,7 @@ SWEPT: dict[str, tuple[float, ...]] = {
     "prompt": (0.25, 1.0, 2.0),
     "reply": (15, 60, 240),
     "pause": (0.0, 1.0, 10.0),
+    "agents": (1, 4),
 }
 WORDS = {
     "memory": "GPU memory / contexts",
@@ -35,6 +37,7 @@ WORDS = {
     "prompt": "length of prompts",
     "reply": "tokens of a reply",
     "pause": "duration of tools",
+    "agents": "agents",
 }
 
 
@@ -43,5 +46,5 @@ def points(quick: bool) -> Iterator[tuple[str, float, Point]]:
     assert set(SWEPT) == {item.name for item in fields(Point)}
     for name, values in list(SWEPT.items())[: 1 if quick else None]:
         for value in values[: 2 if quick else None]:
-            change: dict[str, Any] = {name: int(value) if name in ("concurrency", "reply") else value}
+            change: dict[str, Any] = {name: int(value) if name in ("concurrency", "reply", "agents") else value}
             yield name, value, replace(Point(), **change)
