@@ -20,6 +20,7 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "peers": "benchmarks.peers.benchmark",
     "arena": "benchmarks.serving.arena_start",
     "dashboard": "benchmarks.serving.dashboard",
+    "demo": "benchmarks.serving.demo",
     "fidelity": "benchmarks.serving.fidelity",
     "regimes": "benchmarks.regimes.benchmark",
     "tools": "benchmarks.tools.benchmark",
@@ -32,7 +33,19 @@ LONG = {  # they take long, or need more than this environment: they run only if
     "engine-vllm": "benchmarks.vllm.engines",
     "vllm-policy": "benchmarks.vllm_policy.benchmark",
 }
-WITH_OPTIONS = ("gpu", "peers", "fidelity", "policies", "predictor", "prior", "tools", "groupchat", "vllm", "vllm-policy")
+WITH_OPTIONS = (
+    "gpu",
+    "peers",
+    "demo",
+    "fidelity",
+    "policies",
+    "predictor",
+    "prior",
+    "tools",
+    "groupchat",
+    "vllm",
+    "vllm-policy",
+)
 
 
 def main() -> None:
