@@ -86,11 +86,10 @@ def calibrate(
     if not most:
         return replace(fitted, host_bytes_per_s=_NO_HOST_BANDWIDTH)
     fitted = replace(fitted, host_bytes_per_s=most * block_bytes / HostLoads(runner, clock, most).seconds())
-    # Loads no longer than the decode that they run beside: all of such a load is beside it.
-    length = min(lengths)
-    blocks = min(most, max(1, int(fitted.decode_seconds(1, length) / fitted.copy_seconds(1))))
+    # Loads no longer than the decode that they run beside: all of such a load is beside it. A short context fits into any pool.
+    blocks = min(most, max(1, int(fitted.decode_seconds(1, BLOCK_TOKENS) / fitted.copy_seconds(1))))
     loading = LoadingRunner(runner, HostLoads(runner, clock, blocks), clock)
-    _play(_engine(loading, clock, 1), runner.vocabulary, len(runs), length, 1, 2 * COPIES)
+    _play(_engine(loading, clock, 1), runner.vocabulary, len(runs), BLOCK_TOKENS, 1, 2 * COPIES)
     delay = loading.delay_s / fitted.copy_seconds(blocks)
     return replace(fitted, copy_delay=min(max(delay, 0.0), 1.0))
 
