@@ -6,7 +6,8 @@
    `sequence/fetch`: blocks that other workers have, as `tiers/elsewhere` says.
 2. `tree/prefix_tree`: the longest cached prefix. `tree/node`: a run of blocks, its owners, and its slot in each tier.
 3. `owners`: the active workflows; tells the policies of the step and ranks nodes anew.
-4. `tiers/tiers`: room on the GPU, and loads from slower tiers. `tiers/evictor`: what leaves a tier, and where it goes.
+4. `tiers/tiers`: room on the GPU, and loads from slower tiers. `copy_costs`: whether these are faster than to compute.
+   `tiers/evictor`: what leaves a tier, and where it goes.
    `tiers/order` and `eviction`: which node is next to leave; `policies/`: the values behind that.
 5. `tiers/transfer`: what an engine is asked to copy. `tiers/in_flight` and `tiers/pool`: which slots are busy until it has.
 6. `sequence/handle` and `sequence/block_table`: what the step gets, and goes on with while it runs.

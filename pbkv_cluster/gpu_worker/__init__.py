@@ -10,8 +10,8 @@
 4. `engine/runner`: the contract; `model/torch_runner`: a batch through the model (`model/forward`). `attention/`: reads and
    writes `kv/storage`, each layer when it has arrived (`attention/arriving`).
 5. `kv/transfer_engine`: copies blocks between GPU and host memory, as the cache decides, by `kv/block_copies` or
-   `kv/cuda_copies` (in one of two ways: `kv/copy_methods`), urgent ones first (`kv/copy_lane`) and layer by layer
-   (`kv/layer_events`);
+   `kv/cuda_copies` (in one of two ways: `kv/copy_methods`), urgent ones first (`kv/lanes/copy_lane`) and layer by layer
+   (`kv/layer_events`); how fast that goes: `kv/lanes/lane_speed`;
    `kv/host_region`: the host tier, in the worker's region of the arena, which `kv/arena_region` leases;
    `kv/other_workers`: who else has a block, and how it is read from there;
    `kv/host_arrivals`: what comes to the host tier from the disk and from others.

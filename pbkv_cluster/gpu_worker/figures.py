@@ -11,7 +11,7 @@ from pbkv_cluster.core.metrics import names
 from pbkv_cluster.core.metrics.figures import Figures
 from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.kv.transfer_engine import CopyMeter
+from pbkv_cluster.gpu_worker.kv.lanes.copy_meter import CopyMeter
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 

@@ -21,6 +21,14 @@ class BlockPlace:
 class BlockSource(Protocol):
     """Reads blocks that another process has stored."""
 
+    def connect(self, node: str) -> None:
+        """Sees to it that a read from a node begins at once: what it takes to reach the node is not the time of a read.
+
+        Raises:
+            Unavailable: the node does not answer.
+        """
+        ...
+
     def read(self, wanted: Sequence[tuple[bytes, BlockPlace]], targets: Sequence[Bytes]) -> Sequence[ReadResult]:
         """Copies the payloads of blocks; called on a copy thread, which it blocks.
 

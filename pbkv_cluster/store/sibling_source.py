@@ -41,6 +41,9 @@ class SiblingSource:
         self._table = RegionTable(file, writable=False)
         self._regions: dict[str, _Mapped] = {}
 
+    def connect(self, node: str) -> None:
+        """See `BlockSource.connect`: the arena is open."""
+
     def read(self, wanted: Sequence[tuple[bytes, BlockPlace]], targets: Sequence[Bytes]) -> Sequence[ReadResult]:
         """See `BlockSource.read`."""
         places = {place.owner: place for place in self._table}

@@ -44,6 +44,9 @@ class TaggedEngine:
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return 0.0
 
+    def trial_blocks(self, source: Tier, target: Tier) -> int:
+        return 0
+
     def erase(self, tier: Tier, slots: Slots) -> None:
         """What the slots hold is not looked at before a block is copied there."""
 

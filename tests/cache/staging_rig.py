@@ -55,7 +55,7 @@ class Peer(Others):
 
 
 class Rig:
-    """A cache of 12 GPU blocks. Each workflow has a text of 4 blocks, of one agent, `a-NAME`."""
+    """A cache of 12 GPU blocks. A workflow has a text of 4 blocks, of one agent, `a-NAME`; to compute it takes `compute_s`."""
 
     def __init__(
         self,
@@ -71,7 +71,12 @@ class Rig:
         config = CacheConfig(policy=policy, guard=guard, stage=True, prefetch=prefetch)
         capacity = {Tier.GPU: 12, Tier.HOST: host} | ({Tier.DISK: disk} if disk else {})
         self.cache = make_cache(
-            capacity, config, self.bus, self.clock, compute_seconds=lambda tokens: compute_s, elsewhere=elsewhere
+            capacity,
+            config,
+            self.bus,
+            self.clock,
+            compute_seconds=lambda tokens: compute_s * tokens / (TEXT * BLOCK_TOKENS),
+            elsewhere=elsewhere,
         )
         self.bus.watch(self.cache.tiers.pools)
         self.steps = self.epoch = 0

@@ -13,7 +13,7 @@ from pbkv_cluster.cache.tree.node import new_slots
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.engine import Engine
-from pbkv_cluster.gpu_worker.kv.copy_lane import CopyLane
+from pbkv_cluster.gpu_worker.kv.lanes.copy_lane import CopyLane
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel
 from tests.gpu_worker.engine_harness import Result, collect, ids, make_engine, request, run
 

@@ -19,6 +19,7 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.kv import other_workers
 from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
+from pbkv_cluster.gpu_worker.kv.lanes import lane_speed
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, worker_pb2_grpc
 from pbkv_cluster.store.arena.arena import Arena
@@ -242,6 +243,39 @@ async def test_a_fetch_that_does_not_end_is_given_up(llama: Path, monkeypatch: p
         go.set()
         third = await both.second.run(step(PROMPT))
         assert (third.tokens, third.usage.delivered) == (first.tokens, {Tier.GPU: 64})
+
+
+async def test_one_fetch_that_was_held_up_does_not_end_fetching(
+    llama: Path, prefill: Prefill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefill.token_s = 1 / 500
+    go = threading.Event()
+    read = other_workers.OtherWorkers.read
+
+    def late(self: Any, *arguments: Any) -> list[bool]:
+        go.wait(60)
+        return read(self, *arguments)
+
+    async with node(settings(llama)) as both:
+        first = await both.first.run(step(PROMPT))
+        await both.tell()
+        with monkeypatch.context() as patched:
+            patched.setattr(other_workers.OtherWorkers, "read", late)
+            assert (await both.second.run(step(PROMPT))).usage.delivered == {}, "given up: the fetch took too long"
+            go.set()
+        await eventually(both.second.copies_ended)
+
+        async def delivered() -> Mapping[Tier, int]:
+            await both.second.clear()
+            answer = await both.second.run(step(PROMPT))
+            assert answer.tokens == first.tokens
+            return answer.usage.delivered
+
+        assert await delivered() == {}, "by what was measured, to compute is faster"
+        with monkeypatch.context() as patched:
+            patched.setattr(lane_speed, "TRIAL_AFTER_S", 0.0)
+            assert await delivered() == {Tier.SIBLING: 64}, "a trial"
+        assert await delivered() == {Tier.SIBLING: 64}, "and now it is known that the owner is fast"
 
 
 @pytest.mark.usefixtures("prefill")

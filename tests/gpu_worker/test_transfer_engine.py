@@ -2,6 +2,7 @@
 
 import mmap
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import new_slots
 from pbkv_cluster.core.blocks import BlockLabel, Namespace, chain_keys
+from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.kv.lanes.lane_speed import TRIAL_AFTER_S, TRIAL_BLOCKS
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
@@ -47,26 +50,34 @@ class Held(CpuCopies):
 
 
 class NoSource:
+    def connect(self, node: str) -> None:
+        raise AssertionError("it is not asked")
+
     def read(self, wanted: Sequence[tuple[bytes, BlockPlace]], targets: Sequence[Bytes]) -> Sequence[ReadResult]:
         raise AssertionError("it is not asked")
 
 
 class HeldOthers(OtherWorkers):
-    """Have every block, and wait for a signal."""
+    """Have every block, or those of some slots, and are reached after a signal."""
+
+    has: Sequence[int] | None = None
 
     def __init__(self) -> None:
         super().__init__(BlockMap(), "node", "worker", {Tier.REMOTE: NoSource()})
         self.go = threading.Event()
 
     def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
+        begun = time.monotonic()
         self.go.wait(30)
-        return [True] * len(keys)
+        self.lost_s[tier] += time.monotonic() - begun
+        return [self.has is None or key in [label.key for label in labels(self.has)] for key in keys]
 
 
 class Rig:
     """Pools with numbers that never repeat, and an engine."""
 
     def __init__(self, verify_share: float = 1.0, held: bool = False, others: OtherWorkers | None = None) -> None:
+        self.clock = ManualClock()
         layout = RegionLayout(HOST_BLOCKS, SHAPE.block_bytes)
         self.memory = memoryview(mmap.mmap(-1, layout.size + mmap.PAGESIZE))  # longer, as a region of the arena may be
         self.region = HostRegion(layout, b"digest of a mod.", lambda: 5.0, self.memory)
@@ -75,7 +86,7 @@ class Rig:
             pool.copy_(torch.arange(pool.numel()).view_as(pool) + number * 1_000_000)
         self.gpu, self.host = self.storage.gpu.clone(), self.storage.host.clone()  # what the pools should hold
         self.copies = Held(self.storage) if held else CpuCopies(self.storage)
-        self.engine = ThreadedTransferEngine(self.copies, self.region, verify_share, others=others)
+        self.engine = ThreadedTransferEngine(self.copies, self.region, verify_share, others=others, now=self.clock.now)
 
     def submit(self, transfer: Transfer) -> Transfer:
         assert not self.engine.submit(transfer)
@@ -314,3 +325,40 @@ def test_what_is_staged_from_a_place_delays_what_is_loaded_from_there() -> None:
     others.go.set()
     rig.engine.wait((staging,))
     rig.engine.close()
+
+
+def test_what_does_not_arrive_says_nothing_of_how_fast_it_would_have_come() -> None:
+    others = HeldOthers()
+    rig = Rig(others=others)
+    others.go.set()
+    others.has = ()
+    assert rig.carry_out(fetch(Tier.GPU, [0, 1])) == [0, 1]
+    assert rig.engine.seconds(Tier.REMOTE, Tier.GPU, 1) == 0.0
+    others.has = (0,)
+    others.go.clear()
+    threading.Timer(0.2, others.go.set).start()
+    assert rig.carry_out(fetch(Tier.GPU, [0, 1])) == [1]
+    believed = rig.engine.seconds(Tier.REMOTE, Tier.GPU, 1)
+    assert 0.0 < believed < 0.1, "to reach the node took 0.2 s"
+    for _ in range(9):
+        assert rig.carry_out(fetch(Tier.GPU, [1])) == [1]
+    assert rig.engine.seconds(Tier.REMOTE, Tier.GPU, 1) == believed
+
+
+def test_a_trial_is_due_while_nothing_is_copied_and_only_then() -> None:
+    others = HeldOthers()
+    rig = Rig(others=others)
+    others.go.set()
+    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0
+    rig.carry_out(fetch(Tier.GPU, [0, 1]))
+    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0
+    rig.clock.advance(TRIAL_AFTER_S)
+    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == TRIAL_BLOCKS
+    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.HOST) == 0, "that has never been measured"
+    others.go.clear()
+    trial = rig.submit(fetch(Tier.GPU, [2]))
+    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0, "one is on its way"
+    others.go.set()
+    rig.engine.wait((trial,))
+    assert list(rig.engine.completed()) == [trial]
+    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0

@@ -162,6 +162,15 @@ class Rig:
     async def clear(self) -> int:
         return (await self.store.Clear(store_pb2.ClearRequest(), timeout=PATIENCE_S)).dropped_blocks
 
+    async def copies_ended(self) -> bool:
+        """Whether no transfer is under way."""
+
+        def look(engine: Engine) -> bool:
+            engine.cache.poll()
+            return not len(engine.cache.tiers.in_flight)
+
+        return await self.worker.thread.call(look)
+
     async def idle(self) -> bool:
         """Whether no step runs or waits, and no block is locked."""
         status = await self.status()

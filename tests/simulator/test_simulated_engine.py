@@ -81,6 +81,9 @@ class _VirtualTransferEngine:
     def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         pass
 
+    def trial_blocks(self, source: Tier, target: Tier) -> int:
+        return 0
+
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return self._simulated.seconds(source, target, blocks)
 

@@ -71,7 +71,7 @@ class Guard(CacheObserver):
         self._engine = engine
         self._clock = clock
         self._compute_seconds = compute_seconds
-        self._meter = CostMeter(self._tiers.copy_seconds, compute_seconds)
+        self._meter = CostMeter(self._tiers.costs.copy_seconds, compute_seconds)
         baseline = make_policy(BASELINE, config)
         self._lru_shadow = self._shadow(dict.fromkeys(self._policies, baseline))
         self._policy_shadow: Shadow | None = None  # while LRU is active

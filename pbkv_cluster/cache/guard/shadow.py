@@ -19,6 +19,7 @@ class _ShadowTransfers(NullTransferEngine):
 
     def __init__(self, engine: TransferEngine) -> None:
         self.seconds = engine.seconds  # type: ignore[method-assign]
+        self.trial_blocks = engine.trial_blocks  # type: ignore[method-assign]
 
 
 class Shadow:

@@ -80,7 +80,7 @@ class EarlyDemotion:
         """Blocks that can be demoted within so many seconds."""
         gpu, slower = self._tiers.gpu, self._tiers.gpu.slower
         assert slower is not None
-        waiting, one = (self._tiers.copy_seconds(gpu.kind, slower.kind, blocks) for blocks in (0, 1))
+        waiting, one = (self._tiers.costs.copy_seconds(gpu.kind, slower.kind, blocks) for blocks in (0, 1))
         if one <= waiting:
             return _UNMEASURED
         return min(_MOST, max(0, int((seconds - waiting) / (one - waiting) + 1e-9)))

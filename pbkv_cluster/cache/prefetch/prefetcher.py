@@ -108,7 +108,7 @@ class Prefetcher:
         """Blocks that can be loaded within so many seconds."""
         slower = self._tiers.gpu.slower
         assert slower is not None
-        waiting, one = (self._tiers.copy_seconds(slower.kind, Tier.GPU, blocks) for blocks in (0, 1))
+        waiting, one = (self._tiers.costs.copy_seconds(slower.kind, Tier.GPU, blocks) for blocks in (0, 1))
         if one <= waiting:
             return _UNMEASURED
         return min(_MOST, max(0, int((seconds - waiting) / (one - waiting) + 1e-9)))
@@ -164,4 +164,6 @@ class Prefetcher:
     def _pays(self, node: Node) -> bool:
         """Whether to load a node is worth it now. What is still being staged comes later: a step would wait for both."""
         slower = [tier for tier in self._tiers if tier.index != GPU and node.held[tier.index]]
-        return all(self._tiers.load_pays(tier) and not tier.pool.staging(node.slots[tier.index])[1] for tier in slower)
+        return all(
+            self._tiers.costs.load_pays(tier.kind) and not tier.pool.staging(node.slots[tier.index])[1] for tier in slower
+        )

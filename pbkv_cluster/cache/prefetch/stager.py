@@ -149,7 +149,7 @@ class Stager:
             if index <= _HOST or staged or (node.staged is not None and node.staged[:2] != (reason, tier.kind)):
                 continue  # what was staged in another way is to be settled first
             blocks = range(first, min(stop, first + self._budget(tier.kind, seconds, reason, now)))
-            if not blocks or not self._tiers.load_pays(tier):
+            if not blocks or not self._tiers.costs.load_pays(tier.kind):
                 continue
             slots = self._take(len(blocks), value)
             if slots:
@@ -177,7 +177,7 @@ class Stager:
         if reason is not PrefetchSource.REQUEST and self._tiers.in_flight.reads_from(kind):
             return 0
         budget = _UNMEASURED
-        waiting, one = (self._tiers.copy_seconds(kind, Tier.HOST, blocks) for blocks in (0, 1))
+        waiting, one = (self._tiers.costs.copy_seconds(kind, Tier.HOST, blocks) for blocks in (0, 1))
         if one > waiting:
             budget = _MOST if seconds == float("inf") else min(_MOST, max(0, int((seconds - waiting) / (one - waiting) + 1e-9)))
         if reason in self._useful:

@@ -121,14 +121,9 @@ class Admission:
         Returns whether all of it is entered, and not only what the GPU has held.
         """
         path, blocks = self._worth_loading(match.path, match.blocks, on_gpu)
-        is_whole = blocks == match.blocks
-        delivered = by_tier = self._tiers.by_tier(path, blocks)
+        delivered = self._tiers.by_tier(path, blocks)
         if on_gpu < blocks:
-            if self._load(path, by_tier, blocks - on_gpu):
-                delivered = by_tier
-            else:
-                path, is_whole = self._paths.cut_to_gpu(path), False
-                delivered = self._tiers.by_tier(path, on_gpu)
+            self._load(path, blocks - on_gpu)
         late = on_gpu - delivered.get(self._tiers.gpu.kind, 0)
         handle.prefetched_tokens = (sum(node.prefetched for node in path) - late) * BLOCK_TOKENS
         for node in path:
@@ -137,11 +132,12 @@ class Admission:
                 handle.staged[node.staged.source] = tokens
             self._enter(handle, node, now)
         handle.delivered = _in_tokens(delivered)
-        return is_whole
+        return blocks == match.blocks
 
     def _worth_loading(self, path: list[Node], blocks: int, on_gpu: int) -> tuple[list[Node], int]:
-        """Cuts a path before what lies beyond host memory, or is still being staged there, if to wait for that, and to load all
-        of the path, is slower than to compute it.
+        """Cuts a path to as many blocks as are loaded no later than computed; of fewer, half as many are tried each time.
+
+        Before others, those go that lie beyond host memory, or are still being staged there: they may have to be waited for.
 
         Args:
             path: locked.
@@ -151,6 +147,28 @@ class Admission:
         Returns:
             What is left of it, and its blocks.
         """
+        near, late = self._near(path, on_gpu)
+        kept = blocks
+        while kept > on_gpu:
+            by_tier = self._tiers.by_tier(path, kept)
+            # Copies that come from one tier queue together, and so are in the time of a load from there.
+            elsewhere = (each for each in late if kept > near and each.source not in by_tier)
+            wait_s = max((self._tiers.costs.copy_seconds(each.source, each.target, 0) for each in elsewhere), default=0.0)
+            if self._tiers.costs.pays(by_tier, kept - on_gpu, wait_s=wait_s):
+                break
+            least = near if kept > near else on_gpu
+            kept = least + (kept - least) // 2
+        if kept == blocks:
+            return path, blocks
+        self._tiers.decisions["load_skipped_slower"] += blocks - kept
+        left = self._paths.cut(path, kept)
+        for node in path:
+            if node not in left:
+                self._tiers.log.note("load_skipped_slower", node, range(node.blocks))
+        return left, kept
+
+    def _near(self, path: list[Node], on_gpu: int) -> tuple[int, set[Transfer]]:
+        """How many of a path's first blocks lie on the GPU or in host memory, and what brings others to host memory."""
         near, is_near, late = on_gpu, True, set[Transfer]()
         for node in path:
             for tier, start, stop in node.runs(node.held[GPU], node.blocks):
@@ -159,37 +177,14 @@ class Admission:
                 is_near = is_near and tier == _HOST
                 near += arrived if is_near else 0
                 is_near = is_near and not transfers
-        by_tier = self._tiers.by_tier(path, blocks)
-        # Copies that come from one tier queue together, and so are in the time of a load from there.
-        elsewhere = (each for each in late if each.source not in by_tier)
-        wait_s = max((self._tiers.copy_seconds(each.source, each.target, 0) for each in elsewhere), default=0.0)
-        if near == blocks or self._tiers.pays(by_tier, blocks - on_gpu, wait_s=wait_s):
-            return path, blocks
-        kept = self._paths.cut(path, near)
-        self._tiers.decisions["load_skipped_slower"] += blocks - near
-        for node in path:
-            if node not in kept:
-                self._tiers.log.note("load_skipped_slower", node, range(node.blocks))
-        return kept, near
+        return near, late
 
-    def _load(self, path: list[Node], by_tier: Mapping[Tier, int], blocks: int) -> bool:
-        """Loads the blocks of a path that the GPU lacks, if that is faster than to compute them.
-
-        Args:
-            path: locked.
-            by_tier: its blocks, by the fastest tier that holds each.
-            blocks: that the GPU lacks.
-        """
-        if not self._tiers.pays(by_tier, blocks):
-            self._tiers.decisions["load_skipped_slower"] += blocks
-            for node in path:
-                self._tiers.log.note("load_skipped_slower", node, range(node.held[GPU], node.blocks))
-            return False
+    def _load(self, path: list[Node], blocks: int) -> None:
+        """Loads what the GPU lacks of a locked path: so many blocks."""
         slots = self._tiers.take(blocks)
         assert slots is not None, "room was checked"
         self._tiers.load(path, slots)
         self._tiers.decisions[LOAD_REASONS[None]] += blocks
-        return True
 
     def _enter(self, handle: CacheHandle, node: Node, now: float) -> None:
         """Enters a node of the path in the table, split where the workflow's own segments end."""

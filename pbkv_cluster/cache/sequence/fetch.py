@@ -181,15 +181,14 @@ class Fetcher:
         return transfers
 
     def _worth_fetching(self, kinds: Sequence[Tier], ahead: int) -> Sequence[Tier]:
-        """As many of the first blocks as are faster to fetch than to compute: whole runs from one kind of memory."""
+        """As many of the first blocks as are faster to fetch than to compute; of fewer, half as many are tried each time."""
         blocks = len(kinds)
         while blocks:
             by_kind = {kind: kinds[:blocks].count(kind) for kind in dict.fromkeys(kinds[:blocks])}
-            if self._tiers.pays(by_kind, blocks, ahead):
+            if self._tiers.costs.pays(by_kind, blocks, ahead):
                 break
-            last = kinds[blocks - 1]
-            while blocks and kinds[blocks - 1] is last:
-                blocks -= 1
+            run = next((at for at in range(1, blocks) if kinds[blocks - 1 - at] is not kinds[blocks - 1]), blocks)
+            blocks -= (run + 1) // 2
         if blocks < len(kinds):
             self._tiers.decisions["fetch_skipped_slower"] += len(kinds) - blocks
         return kinds[:blocks]

@@ -6,7 +6,7 @@ from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.aged_uses import aged_uses
-from pbkv_cluster.cache.tree.node import GPU, Node
+from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.cache.tree.prefix_tree import Match, PrefixTree
 from pbkv_cluster.reuse.record.prefix_popularity import PrefixPopularity, PrefixStat
 from pbkv_cluster.reuse.record.segment import Segment
@@ -62,10 +62,6 @@ class Paths:
         self._tiers.offer(upper)
         self._tiers.offer(node)
         return upper
-
-    def cut_to_gpu(self, path: list[Node]) -> list[Node]:
-        """Cuts a locked path to the part that the GPU holds, and unlocks the rest."""
-        return self.cut(path, sum(node.held[GPU] for node in path))
 
     def cut(self, path: list[Node], blocks: int) -> list[Node]:
         """Cuts a locked path to its first blocks, and unlocks the rest."""

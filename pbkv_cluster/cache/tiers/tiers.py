@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from pbkv_cluster.cache.copy_costs import CopyCosts
 from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.eviction import EvictionQueue, Rank
 from pbkv_cluster.cache.policies.base import ReusePolicy
@@ -34,7 +35,6 @@ from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.locations.residency import Residency
-from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
 
 _AHEAD, _AHEAD_SHARE = 8, 128  # blocks that a victim gives up together, and at most one in so many of the GPU's
@@ -81,7 +81,7 @@ class Tiers:
         pools = {tier.kind: tier.pool for tier in self}
         self.in_flight = TransfersInFlight(engine, pools, clock, self.log, self.announcements.settle)
         self._engine = engine
-        self._compute_seconds = compute_seconds
+        self.costs = CopyCosts(engine.seconds, engine.trial_blocks, compute_seconds)
         self.note = self.announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
         self.offer, self.rerank = self.order.offer, self.order.rerank
@@ -93,7 +93,7 @@ class Tiers:
             self.order,
             self.in_flight,
             self.note,
-            self.demotion_pays,
+            lambda source, target, blocks: self.costs.demotion_pays(source.kind, target.kind, blocks),
             engine.labelled,
             elsewhere,
             self.prefetched,
@@ -231,31 +231,6 @@ class Tiers:
         )
         return [transfer for transfer in made if transfer is not None]
 
-    def pays(self, by_tier: Mapping[Tier, int], blocks: int, ahead: int = 0, wait_s: float = 0.0) -> bool:
-        """Whether blocks are copied to the GPU, from so many tiers, no later than they are computed.
-
-        Args:
-            by_tier: blocks to copy from each tier, none from the GPU; the copies before them are counted.
-            blocks: that would have to be computed otherwise; ahead: tokens that would be computed before them.
-            wait_s: seconds until all of them are where they are copied from.
-        """
-        load_s = sum(self._engine.seconds(tier, Tier.GPU, copied) for tier, copied in by_tier.items() if tier is not Tier.GPU)
-        return wait_s + load_s <= self._compute_seconds(ahead + blocks * BLOCK_TOKENS)
-
-    def load_pays(self, tier: CacheTier) -> bool:
-        """Whether to load a block from a tier takes no longer than to compute it."""
-        return self.pays({tier.kind: 1}, 1)
-
-    def demotion_pays(self, source: CacheTier, target: CacheTier, blocks: int) -> bool:
-        """Whether blocks may go from one tier to a slower one: they can be loaded as fast as computed, and, beyond the host,
-        which is made room in while a step waits, to take them keeps nobody waiting for longer than to compute them would.
-        """
-        if not self.load_pays(target):
-            return False
-        if source is self.gpu:
-            return True
-        return self._engine.seconds(source.kind, target.kind, blocks) <= self._compute_seconds(blocks * BLOCK_TOKENS)
-
     def by_tier(self, path: Sequence[Node], blocks: int) -> dict[Tier, int]:
         """See `blocks_by_tier`."""
         return blocks_by_tier(self._tiers, path, blocks)
@@ -266,10 +241,6 @@ class Tiers:
         """Copies some blocks of a node, which the GPU holds, to all slower tiers, where they are worth it there."""
         self.before_eviction()
         self.evictor.write_through(self.gpu, node, range(start, stop))
-
-    def copy_seconds(self, source: Tier, target: Tier, blocks: int) -> float:
-        """How long it takes to copy so many blocks from one kind of memory to another, with the copies before them."""
-        return self._engine.seconds(source, target, blocks)
 
     # --- all tiers ---
 

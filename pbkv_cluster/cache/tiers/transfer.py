@@ -149,6 +149,12 @@ class TransferEngine(Protocol):
         """How long a transfer takes, from recent measurements."""
         ...
 
+    def trial_blocks(self, source: Tier, target: Tier) -> int:
+        """Blocks that are worth copying that way however long it has taken: nothing was copied there for a while, so that it
+        may have become faster. 0: the measurements are recent, or there are none yet.
+        """
+        ...
+
     def erase(self, tier: Tier, slots: Slots) -> None:
         """Has slots that hold no block any more say so, where they say what they hold: no later process finds the blocks that
         were there. Returns when that is done. Transfers that have been submitted may read or write the slots until then.
@@ -172,6 +178,9 @@ class NullTransferEngine:
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         return 0.0
+
+    def trial_blocks(self, source: Tier, target: Tier) -> int:
+        return 0
 
     def erase(self, tier: Tier, slots: Slots) -> None:
         pass

@@ -36,6 +36,8 @@ class OtherWorkers:
         """
         self.tiers_read = tuple(sources)
         self.decisions: Counter[str] = Counter()  # see `Elsewhere`
+        # Seconds of connecting, and of waiting for nodes that did not answer. Each kind of memory is read by one thread.
+        self.lost_s = dict.fromkeys(Tier, 0.0)
         self._blocks = blocks
         self._node = node
         self._worker_id = worker_id
@@ -71,11 +73,16 @@ class OtherWorkers:
             else:
                 by_node.setdefault(place.node, []).append((number, place))
         for node, wanted in by_node.items():
+            begun = self._now()
             try:
+                self._sources[tier].connect(node)
+                self.lost_s[tier] += self._now() - begun
+                begun = self._now()
                 results = self._sources[tier].read(
                     [(keys[number], place) for number, place in wanted], [targets[number] for number, _ in wanted]
                 )
             except Unavailable:
+                self.lost_s[tier] += self._now() - begun
                 self._rests_until[tier, node] = self._now() + _REST_S
                 self.decisions[f"{tier.value}_unavailable"] += len(wanted)
                 continue

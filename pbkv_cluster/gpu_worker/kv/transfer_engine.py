@@ -1,58 +1,32 @@
 """Carries transfers out on threads of its own, while the engine computes."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from math import inf
-from time import perf_counter
-from typing import Any, TypeAlias
+from time import monotonic, perf_counter
+from typing import Any
 
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import Slots, new_slots
 from pbkv_cluster.core.blocks import BlockLabel
-from pbkv_cluster.core.ewma import Ewma
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
-from pbkv_cluster.gpu_worker.kv.copy_lane import CopyLane
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_arrivals import HostArrivals
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.kv.lanes.copy_lane import CopyLane
+from pbkv_cluster.gpu_worker.kv.lanes.copy_meter import CopyMeter, Lane
+from pbkv_cluster.gpu_worker.kv.lanes.lane_speed import TRIAL_BLOCKS, LaneSpeed
 from pbkv_cluster.gpu_worker.kv.layer_events import LayerEvent, LayerEvents
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 
-Lane: TypeAlias = tuple[Tier, Tier]
-"""Source and target."""
-
-_WEIGHT = 0.2  # of the latest measurement
 _LOADS: Lane = (Tier.HOST, Tier.GPU)
 _LANES: Sequence[Lane] = ((Tier.GPU, Tier.HOST), _LOADS)
 _DISK_LANES: Sequence[Lane] = ((Tier.HOST, Tier.DISK), (Tier.DISK, Tier.GPU))
-
-
-class CopyMeter:
-    """What has been copied since the start, by lane. Each lane has a thread of its own, which alone writes its sums."""
-
-    def __init__(self, lanes: Iterable[Lane]) -> None:
-        self.blocks = dict.fromkeys(lanes, 0)
-        self.seconds = dict.fromkeys(self.blocks, 0.0)
-        self._damaged = dict.fromkeys(self.blocks, 0)
-
-    @property
-    def damaged_blocks(self) -> int:
-        """Blocks whose bytes did not have their checksum when they were to be loaded."""
-        return sum(self._damaged.values())
-
-    def add(self, lane: Lane, blocks: int, seconds: float) -> None:
-        """Takes in a transfer."""
-        self.blocks[lane] += blocks
-        self.seconds[lane] += seconds
-
-    def add_damaged(self, lane: Lane) -> None:
-        """Takes in a damaged block."""
-        self._damaged[lane] += 1
 
 
 class ThreadedTransferEngine:
@@ -74,6 +48,7 @@ class ThreadedTransferEngine:
         disk: DiskCopies | None = None,
         others: OtherWorkers | None = None,
         by_layer: bool = True,
+        now: Callable[[], float] = monotonic,
     ) -> None:
         """Args:
         copies: between the pools of the device.
@@ -82,6 +57,7 @@ class ThreadedTransferEngine:
         disk: the disk tier; None: there is none.
         others: what is fetched comes from them; None: nothing is fetched.
         by_layer: whether loads from the host arrive layer by layer.
+        now: seconds that never go back, by which measurements get old.
         """
         self._disk = disk
         self._copies = copies
@@ -98,7 +74,7 @@ class ThreadedTransferEngine:
         self._open: dict[Transfer, Future[None]] = {}
         self._done: deque[Transfer] = deque()  # by the lanes' threads, in the order of completion
         self._error: BaseException | None = None
-        self.meter, self._block_seconds = CopyMeter([*lanes, *staging]), dict[Lane, Ewma]()
+        self.meter, self._speeds = CopyMeter([*lanes, *staging]), {lane: LaneSpeed(now) for lane in self._lanes}
         self._arrivals = HostArrivals(region, disk, others, self.meter.add_damaged)
 
     def submit(self, transfer: Transfer) -> bool:
@@ -132,20 +108,36 @@ class ThreadedTransferEngine:
 
     def seconds(self, source: Tier, target: Tier, blocks: int) -> float:
         """See `TransferEngine.seconds`: with all that its thread has to carry out. 0 before the first transfer that way."""
-        measured = self._block_seconds.get((source, target))
-        if measured is None:
+        block_s = self._block_seconds((source, target))
+        if not block_s:
             return 0.0
-        thread = self._lanes[source, target]
-        queued = [each for each in self._open if self._lanes[each.source, each.target] is thread]
+        queued = self._queued((source, target))
         if target is Tier.DISK and self._disk is not None:
             return self._disk.disk.seconds(blocks + sum(len(each) for each in queued))
-        rates = (self._block_seconds.get((each.source, each.target), measured).value for each in queued)
-        return measured.value * blocks + sum(rate * len(each) for rate, each in zip(rates, queued, strict=True))
+        rates = (self._block_seconds((each.source, each.target)) or block_s for each in queued)
+        return block_s * blocks + sum(rate * len(each) for rate, each in zip(rates, queued, strict=True))
+
+    def trial_blocks(self, source: Tier, target: Tier) -> int:
+        """See `TransferEngine.trial_blocks`."""
+        lane = (source, target)
+        is_due = lane in self._speeds and self._speeds[lane].needs_trial and not self._queued(lane)
+        return TRIAL_BLOCKS if is_due else 0
+
+    def _block_seconds(self, lane: Lane) -> float:
+        """That a block takes; 0: that has not been measured."""
+        speed = self._speeds.get(lane)
+        return 0.0 if speed is None else speed.block_s
+
+    def _queued(self, lane: Lane) -> list[Transfer]:
+        """All that the thread of a lane has to carry out."""
+        thread = self._lanes[lane]
+        return [each for each in self._open if self._lanes[each.source, each.target] is thread]
 
     def _seconds_left(self, transfer: Transfer, arrived: float) -> float:
-        measured = self._block_seconds.get((transfer.source, transfer.target))
-        queued = sum(len(each) for each in self._open if (each.source, each.target) == (transfer.source, transfer.target))
-        return inf if measured is None else measured.value * (queued - arrived * len(transfer))
+        lane = (transfer.source, transfer.target)
+        block_s = self._block_seconds(lane)
+        queued = sum(len(each) for each in self._open if (each.source, each.target) == lane)
+        return block_s * (queued - arrived * len(transfer)) if block_s else inf
 
     def erase(self, tier: Tier, slots: Slots) -> None:
         """See `TransferEngine.erase`. No transfer runs meanwhile, so that no header has two writers."""
@@ -170,12 +162,14 @@ class ThreadedTransferEngine:
         try:
             for future in earlier.values():
                 future.result()
-            start = perf_counter()
+            lane = (transfer.source, transfer.target)
+            start, lost_s = perf_counter(), self._lost_s(transfer)
             lost = {slot for each in earlier for slot in each.failed}
             transfer.failed = new_slots(self._carry(transfer, lost, fence, layers))
-            lane, seconds = (transfer.source, transfer.target), perf_counter() - start
-            self._block_seconds.setdefault(lane, Ewma(_WEIGHT, initial=0.0)).add(seconds / len(transfer))
-            self.meter.add(lane, len(transfer) - len(transfer.failed), seconds)
+            seconds, arrived = perf_counter() - start, len(transfer) - len(transfer.failed)
+            self.meter.add(lane, arrived, seconds)
+            if arrived:
+                self._speeds[lane].add(arrived, seconds - (self._lost_s(transfer) - lost_s))
         except BaseException as error:
             self._error = error
             raise
@@ -183,6 +177,10 @@ class ThreadedTransferEngine:
             if layers is not None:
                 layers.end()
         self._done.append(transfer)
+
+    def _lost_s(self, transfer: Transfer) -> float:
+        """Seconds so far in which nothing came from where a transfer's blocks lie, though they were asked for."""
+        return 0.0 if self._others is None else self._others.lost_s[transfer.source]
 
     def _carry(self, transfer: Transfer, lost: set[int], fence: Any, layers: LayerEvents | None) -> Iterator[int]:
         """Copies the blocks of a transfer, and yields the target slots that get none."""

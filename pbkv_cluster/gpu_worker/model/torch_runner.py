@@ -22,9 +22,10 @@ from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies, CpuCopies
 from pbkv_cluster.gpu_worker.kv.cuda_copies import TRIAL_BLOCKS, CudaCopies, no_host_tier, pin_for
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
+from pbkv_cluster.gpu_worker.kv.lanes.copy_meter import CopyMeter
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
-from pbkv_cluster.gpu_worker.kv.transfer_engine import CopyMeter, ThreadedTransferEngine
+from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
 from pbkv_cluster.gpu_worker.model.forward import forward
 from pbkv_cluster.gpu_worker.model.hidden_state import HiddenProjection, captured
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel

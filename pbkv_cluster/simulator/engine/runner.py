@@ -85,6 +85,10 @@ class SimulatedTransferEngine:
         waiting = max(0.0, self._free_at.get(Tier.DISK, 0.0) - now) if source is Tier.DISK else 0.0
         return waiting + self._copy_seconds(source, target, blocks)
 
+    def trial_blocks(self, source: Tier, target: Tier) -> int:
+        """See `TransferEngine.trial_blocks`: the times are known."""
+        return 0
+
     def erase(self, tier: Tier, slots: Slots) -> None:
         """See `TransferEngine.erase`: slots say nothing."""
 

@@ -60,6 +60,20 @@ class PeerSource:
         self._is_closed = False
         self.counts: Counter[str] = Counter()
 
+    def connect(self, node: str) -> None:
+        """See `BlockSource.connect`."""
+        known = self._answering(node)
+        with self._lock:
+            if known.idle:
+                return
+        try:
+            connection = self._transport.connect(known.peer, self._timeout_s, self._tls)
+        except Unavailable:
+            self._rest(known)
+            raise
+        if not self._keep(known, connection):
+            connection.close()
+
     def read(self, wanted: Sequence[tuple[bytes, BlockPlace]], targets: Sequence[Bytes]) -> list[ReadResult]:
         """See `BlockSource.read`. What is not in host memory is ABSENT."""
         results = [ReadResult.ABSENT] * len(wanted)
@@ -95,19 +109,36 @@ class PeerSource:
     def _request(
         self, name: str, region: str, wanted: Sequence[tuple[bytes, int]], targets: Sequence[Bytes]
     ) -> list[ReadResult]:
-        node = self._node(name)
-        if self._clock() < node.silent_until:
-            raise Unavailable(f"node {name} has not answered lately")
+        node = self._answering(name)
         try:
             try:
                 return self._fetch(node, region, wanted, targets)
             except LostConnection:  # it was idle for long, or the server has been replaced since
                 return self._fetch(node, region, wanted, targets, again=True)
         except Unavailable:
-            with self._lock:
-                self.counts["failed_requests"] += 1
-                node.silent_until = self._clock() + self._retry_s
+            self._rest(node)
             raise
+
+    def _answering(self, name: str) -> _Node:
+        """What is known of a node. Raises Unavailable while it is left alone."""
+        node = self._node(name)
+        if self._clock() < node.silent_until:
+            raise Unavailable(f"node {name} has not answered lately")
+        return node
+
+    def _rest(self, node: _Node) -> None:
+        """Leaves a node alone for a while."""
+        with self._lock:
+            self.counts["failed_requests"] += 1
+            node.silent_until = self._clock() + self._retry_s
+
+    def _keep(self, node: _Node, connection: BlockConnection) -> bool:
+        """Keeps a connection for later, if it is of use then. Else the caller has to close it."""
+        with self._lock:
+            is_kept = not self._is_closed and not node.is_replaced and len(node.idle) < _IDLE_CONNECTIONS
+            if is_kept:
+                node.idle.append(connection)
+        return is_kept
 
     def _node(self, name: str) -> _Node:
         """What is known of a node; all of it is forgotten when its server changes."""
@@ -147,10 +178,7 @@ class PeerSource:
         finally:
             with self._lock:
                 self._in_use.remove(connection)
-                is_kept = is_good and not self._is_closed and not node.is_replaced and len(node.idle) < _IDLE_CONNECTIONS
-                if is_kept:
-                    node.idle.append(connection)
-            if not is_kept:
+            if not (is_good and self._keep(node, connection)):
                 connection.close()
 
     def _check_open(self) -> None:

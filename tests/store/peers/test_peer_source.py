@@ -1,10 +1,12 @@
 """Blocks that are read from other nodes, over real sockets and from real processes."""
 
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,8 @@ from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.arena.slots import ReadResult
 from pbkv_cluster.store.peers import source as source_module
 from pbkv_cluster.store.peers.server import Limits
+from pbkv_cluster.store.peers.source import PeerSource
+from pbkv_cluster.store.peers.tcp import TcpConnection, TcpTransport
 from pbkv_cluster.store.peers.transport import PeerAddress
 from tests.polling import wait_for
 from tests.store.arena.blocks import label, payload
@@ -206,3 +210,25 @@ def test_many_threads_read_at_once() -> None:
             thread.join()
         assert not wrong
         assert node.server.counts["served_blocks"] == 800
+
+
+def test_a_read_uses_the_connection_that_was_made_for_it_and_a_dead_node_is_tried_once() -> None:
+    class Counting(TcpTransport):
+        made = 0
+
+        def connect(self, peer: PeerAddress, timeout_s: float, tls: ssl.SSLContext | None = None) -> TcpConnection:
+            self.made += 1
+            return super().connect(peer, timeout_s, tls)
+
+    with serving() as node, closing(PeerSource({"n": node.peer}.get, transport := Counting())) as source:
+        for _ in range(2):
+            source.connect("n")
+        assert source.read(wanted([1]), room(1)) == [READ]
+        assert transport.made == 1
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        gone = PeerAddress(f"127.0.0.1:{unused.getsockname()[1]}", b"")
+    with closing(PeerSource({"n": gone}.get, transport := Counting())) as source:
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                source.connect("n")
+        assert (transport.made, source.counts["failed_requests"]) == (1, 1)
