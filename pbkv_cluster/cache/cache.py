@@ -221,9 +221,9 @@ class KVCache:
     def _is_broken(self, handle: CacheHandle) -> bool:
         return not self.tiers.gpu.pool.spoiled.isdisjoint(handle.table.slots)
 
-    def wait(self, handle: CacheHandle) -> None:
-        """Blocks until a handle is ready."""
-        self.tiers.in_flight.wait(handle.waits_for)
+    def wait(self, handle: CacheHandle, timeout_s: float | None = None) -> None:
+        """Blocks until a handle is ready, or its blocks have been given up, or `timeout_s` seconds have passed."""
+        self.tiers.in_flight.wait(handle.waits_for, timeout_s)
         self.late_writes.run()
 
     def retire(self, workflow: str) -> None:

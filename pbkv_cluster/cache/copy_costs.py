@@ -13,20 +13,23 @@ class CopyCosts:
         self,
         copy_seconds: Callable[[Tier, Tier, int], float],
         trial_blocks: Callable[[Tier, Tier], int],
+        is_late: Callable[[Tier], bool],
         compute_seconds: Callable[[int], float],
     ) -> None:
         """Args:
         copy_seconds: see `TransferEngine.seconds`.
         trial_blocks: see `TransferEngine.trial_blocks`.
+        is_late: see `TransfersInFlight.is_late`.
         compute_seconds: how long the prefill of a number of tokens takes.
         """
         self.copy_seconds = copy_seconds
         self._trial_blocks = trial_blocks
+        self._is_late = is_late
         self._compute_seconds = compute_seconds
 
     def pays(self, by_tier: Mapping[Tier, int], blocks: int, ahead: int = 0, wait_s: float = 0.0) -> bool:
         """Whether blocks are copied to the GPU, from so many tiers, no later than they are computed; or all but those that are
-        worth a trial.
+        worth a trial. Never from where something is late.
 
         Args:
             by_tier: blocks to copy from each tier, none from the GPU; the copies before them are counted.
@@ -34,6 +37,8 @@ class CopyCosts:
             wait_s: seconds until all of them are where they are copied from.
         """
         by_tier = {tier: copied for tier, copied in by_tier.items() if tier is not Tier.GPU}
+        if any(copied and self._is_late(tier) for tier, copied in by_tier.items()):
+            return False
         if self._pays(by_tier, blocks, ahead, wait_s):
             return True
         tried = {tier: min(copied, self._trial_blocks(tier, Tier.GPU)) for tier, copied in by_tier.items()}

@@ -132,5 +132,6 @@ def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:
         yield from _with_earlier(earlier)
 
 
-def is_after_a_fetch(transfer: Transfer) -> bool:
-    return any(each.patience_s is not None for each in _with_earlier(transfer))
+def may_be_late(transfer: Transfer) -> bool:
+    """Whether it waits for another worker, or for the disk."""
+    return any(each.patience_s is not None or each.source is Tier.DISK for each in _with_earlier(transfer))

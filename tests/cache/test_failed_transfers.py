@@ -16,7 +16,9 @@ from pbkv_cluster.core.blocks import BlockLabel, StoredBlock, chain_keys
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from tests.cache.late_transfers import GARBAGE, LateEngine, TaggedEngine
-from tests.cache.test_cache_model import CAPACITIES, SPACES, Driver, named
+from tests.cache.test_cache_model import CAPACITIES, SPACES, Driver, named, patient
+
+__all__ = ["patient"]  # for all tests here
 
 
 class LabelledEngine(TaggedEngine):

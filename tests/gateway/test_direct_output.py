@@ -89,12 +89,12 @@ def hold_after(engine: Engine, steps: int, go_on: threading.Event) -> None:
     """Has the engine stop after so many more steps until `go_on` is set. Called on its thread."""
     step, left = engine.step, steps
 
-    def held_step() -> list[Output]:
+    def held_step(wait_s: float | None = None) -> list[Output]:
         nonlocal left
         if not left:
             go_on.wait()
         left = max(left - 1, 0)
-        return step()
+        return step(wait_s)
 
     engine.step = held_step  # type: ignore[method-assign]
 

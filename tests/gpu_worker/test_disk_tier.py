@@ -3,18 +3,22 @@
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pbkv_cluster.cache.sequence import fetch
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.errors import StartupError
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2_grpc
 from pbkv_cluster.store.arena.layout import SLOT_BYTES, RegionLayout, SlotHeader
+from pbkv_cluster.store.arena.slots import ReadResult
+from pbkv_cluster.store.disk.write_behind import WriteBehind
 from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, config, serving, step
 from tests.polling import eventually
 
@@ -24,6 +28,7 @@ SIZE = 1 << 20
 WORKER = """
 import asyncio, sys
 from pbkv_cluster.core.clock import SystemClock
+from pbkv_cluster.cache.sequence import fetch
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.gpu_worker.server import WorkerServer
 
@@ -101,6 +106,40 @@ async def test_what_leaves_the_host_comes_back_from_the_disk(llama: Path, tmp_pa
         assert disk.ready_blocks == disk.capacity_blocks == RegionLayout(0, rig.facts.block_bytes).slots_in(SIZE)
         assert disk.used_blocks > 0
         assert rig.worker.problems == ()
+
+
+async def test_what_a_disk_does_not_bring_in_time_is_computed_and_nothing_else_waits_for_it(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, begun, read = threading.Event(), threading.Event(), WriteBehind.read
+
+    def late(self: WriteBehind, *arguments: Any) -> ReadResult:
+        begun.set()
+        go.wait(600)
+        return read(self, *arguments)
+
+    async with serving(settings(llama, tmp_path)) as rig:
+        first = await rig.run(step(PROMPT))
+        await fill(rig)
+        await eventually(rig.copies_ended)
+        monkeypatch.setattr(WriteBehind, "read", late)
+        monkeypatch.setattr(fetch, "PATIENCE_MIN_S", 2.0)
+        monkeypatch.setattr(fetch, "PATIENCE_MAX_S", 2.0)
+        try:
+            waits = asyncio.create_task(rig.run(step(PROMPT, workflow_id="waits")))
+            await eventually(begun.is_set)
+            assert (await rig.run(step([7] * 20, workflow_id="short"))).tokens
+            assert not waits.done()
+            again = await waits
+            assert again.tokens == first.tokens
+            assert Tier.DISK not in again.usage.delivered
+            assert (await rig.decisions())["load_late"] > 0
+            assert (await rig.stat(Tier.DISK)).locked_blocks == 0
+        finally:
+            go.set()
+        await eventually(rig.copies_ended)
+        assert (await rig.run(step(PROMPT))).tokens == first.tokens
+        await rig.worker.thread.call(lambda engine: engine.cache.check_integrity())
 
 
 async def test_damage_another_tenant_and_another_model_are_computed(

@@ -245,6 +245,33 @@ async def test_a_fetch_that_does_not_end_is_given_up(llama: Path, monkeypatch: p
         assert (third.tokens, third.usage.delivered) == (first.tokens, {Tier.GPU: 64})
 
 
+@pytest.mark.usefixtures("prefill")
+async def test_nothing_waits_for_a_fetch_but_the_step_that_needs_it(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    read = other_workers.OtherWorkers.read
+
+    def late(self: Any, *arguments: Any) -> list[bool]:
+        go.wait(600)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(other_workers.OtherWorkers, "read", late)
+    monkeypatch.setattr(fetch, "PATIENCE_MAX_S", 600.0)
+    monkeypatch.setattr(fetch, "PATIENCE_MIN_S", 600.0)
+    async with node(settings(llama)) as both:
+        first = await both.first.run(step(PROMPT))
+        await both.tell()
+        try:
+            waits, cancelled = (asyncio.create_task(both.second.run(step(PROMPT, workflow_id=name))) for name in "ab")
+            await eventually(lambda: both.second.running(2))
+            assert (await both.second.run(step([6] * 20, workflow_id="other"))).tokens
+            cancelled.cancel()
+            await eventually(lambda: both.second.running(1))
+            assert not waits.done()
+        finally:
+            go.set()
+        assert (await waits).tokens == first.tokens
+
+
 async def test_one_fetch_that_was_held_up_does_not_end_fetching(
     llama: Path, prefill: Prefill, monkeypatch: pytest.MonkeyPatch
 ) -> None:

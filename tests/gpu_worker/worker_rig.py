@@ -171,6 +171,10 @@ class Rig:
 
         return await self.worker.thread.call(look)
 
+    async def running(self, steps: int) -> bool:
+        """Whether so many steps run."""
+        return (await self.status()).running == steps
+
     async def idle(self) -> bool:
         """Whether no step runs or waits, and no block is locked."""
         status = await self.status()

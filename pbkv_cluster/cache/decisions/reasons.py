@@ -37,6 +37,7 @@ _REASONS = {
     "drop": Reason(Kind.DROPPED, "left the GPU and the cache: no slower tier had room for what is worth so little"),
     "load": Reason(Kind.LOADED, "copied to the GPU for a step that begins with it"),
     "load_skipped_slower": Reason(Kind.REFUSED, "not loaded: to compute it took no longer"),
+    "load_late": Reason(Kind.DROPPED, "given up: it did not arrive from the disk within the time to compute it"),
     "fetch": Reason(Kind.FETCHED, "fetched from another worker for a step that begins with it"),
     "fetch_skipped_slower": Reason(Kind.REFUSED, "not fetched from another worker: to compute it took no longer"),
     "fetch_late": Reason(Kind.DROPPED, "given up: it did not arrive from another worker within the time to compute it"),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from math import inf
 
 from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.tiers.pool import BlockPool
@@ -28,7 +29,7 @@ class TransfersInFlight:
         """Args:
         engine: carries them out.
         pools: of all tiers.
-        clock: for the patience of fetches.
+        clock: for the patience of fetches and of loads from the disk.
         log: told of blocks that did not arrive.
         on_end: told of the slots of a tier that were to be written, once each has its block or will not get it.
         """
@@ -37,9 +38,9 @@ class TransfersInFlight:
         self._on_end = on_end
         self._pools = pools
         self._clock = clock
-        self._due: dict[Transfer, float] = {}  # fetches, and when their blocks are given up
+        self._due: dict[Transfer, float] = {}  # fetches and loads from the disk, and when their blocks are given up
         self._idle: set[Transfer] = set()  # those of them that no step waits for
-        self._given_up: set[Transfer] = set()  # open ones, whose blocks nobody waits for any more
+        self._late: set[Transfer] = set()  # open ones that were given up when they were due
         self._open: dict[Transfer, None] = {}  # in the order in which they were submitted
         self.decisions: Counter[str] = Counter()  # blocks, by reason code
 
@@ -77,6 +78,9 @@ class TransfersInFlight:
             self._on_end(target.kind, target_slots)
             return transfer
         self._open[transfer] = None
+        if source.kind is Tier.DISK:
+            self._due[transfer] = inf
+            self._idle.add(transfer)
         source.begin(source_slots)
         target.begin(target_slots, transfer)
         return transfer
@@ -88,6 +92,10 @@ class TransfersInFlight:
     def reads_from(self, tier: Tier) -> bool:
         """Whether a transfer from a tier is under way."""
         return any(transfer.source is tier for transfer in self._open)
+
+    def is_late(self, source: Tier) -> bool:
+        """Whether something that was given up is still on its way from some kind of memory: all else from there comes later."""
+        return any(transfer.source is source for transfer in self._late)
 
     def fetch(
         self,
@@ -124,7 +132,8 @@ class TransfersInFlight:
 
         Args:
             transfer: that writes what the step needs.
-            patience_s: seconds; what a fetch among them that no step has waited for yet has not brought by then is given up.
+            patience_s: seconds; what a fetch or a load from the disk among them, which no step has waited for yet, has not
+                brought by then is given up.
         """
         transfer.expedite()
         for each in self._idle.intersection(_with_earlier(transfer)) if self._idle else ():
@@ -132,57 +141,89 @@ class TransfersInFlight:
             self._due[each] = min(self._due[each], self._clock.now() + patience_s)
 
     def poll(self) -> None:
-        """Takes note of the transfers that have been completed, and gives up the blocks of fetches that are late."""
-        if self._open:
-            for transfer in self._engine.completed():
-                self._end(transfer)
+        """Takes note of the transfers that have been completed, and gives up the blocks of those that are late."""
+        self._note_completed()
         if self._due:
             now = self._clock.now()
             for transfer in [each for each, due in self._due.items() if now >= due]:
                 self._give_up(transfer)
 
+    def _note_completed(self) -> None:
+        if self._open:
+            for transfer in self._engine.completed():
+                self._end(transfer)
+
     def _give_up(self, transfer: Transfer) -> None:
-        """Whoever waits for the blocks of a fetch is to compute them. It is carried to the end all the same."""
-        self._forget_due(transfer)
-        pool = self._pools[transfer.target]
-        self.decisions["fetch_late"] += pool.spoil(transfer)
-        self._log.note_keys("fetch_late", _keys(transfer, pool.spoiled))
-        self._given_up.add(transfer)
+        """Whoever waits for the blocks of a transfer is to compute them. Its slots stay busy until it has ended."""
+        reason = "load_late" if transfer.patience_s is None else "fetch_late"
+        self._late.add(transfer)
+        self.decisions[reason] += self._abandon(transfer)
+        self._log.note_keys(reason, _keys(transfer, self._pools[transfer.target].spoiled))
         for other in self._open:  # in their order: what is copied from where it should have arrived is late, too
-            if not self._given_up.isdisjoint(other.after):
-                self._pools[other.target].spoil(other)
-                self._given_up.add(other)
+            if not other.given_up and any(earlier.given_up for earlier in other.after):
+                self._abandon(other)
+
+    def _abandon(self, transfer: Transfer) -> int:
+        """Nobody waits for it, nor for its slots, any more. Returns the number of these that have been waited for."""
+        self._forget_due(transfer)
+        transfer.given_up = True
+        target = self._pools[transfer.target]
+        target.withhold(transfer.target_slots)
+        if transfer.source_slots:
+            self._pools[transfer.source].withhold(transfer.source_slots)
+        return target.spoil(transfer)
 
     def _forget_due(self, transfer: Transfer) -> None:
         self._due.pop(transfer, None)
         self._idle.discard(transfer)
 
-    def wait(self, transfers: Iterable[Transfer]) -> None:
-        """Blocks until some transfers are done, or given up because a fetch among them, or before one of them, is late."""
-        while late := [each for each in transfers if not each.done and each not in self._given_up]:
-            fetches = {each for transfer in late for each in _with_earlier(transfer) if each in self._due}
-            due = min((self._due[each] for each in fetches), default=None)
-            self._engine.wait(late, None if due is None else max(0.0, due - self._clock.now()))
+    def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
+        """Blocks until some transfers are done, or given up because one of them, or one before them, is late.
+
+        Args:
+            transfers: that are waited for.
+            timeout_s: seconds after which it returns all the same; None: never.
+        """
+        end = inf if timeout_s is None else self._clock.now() + timeout_s
+        while late := [each for each in transfers if not each.done and not each.given_up]:
+            waited = {each for transfer in late for each in _with_earlier(transfer) if each in self._due}
+            due = min((self._due[each] for each in waited), default=inf)
+            until = min(due, end)
+            self._engine.wait(late, None if until == inf else max(0.0, until - self._clock.now()))
             self.poll()
-            for each in fetches & self._due.keys():
-                if due is not None and self._due[each] <= due:
+            if end < due:
+                return
+            for each in waited & self._due.keys():
+                if self._due[each] <= due < inf:
                     self._give_up(each)  # also if the clock says that it has a moment left
-            assert fetches or all(each.done for each in late), "a transfer that was waited for was not reported"
+            assert due < inf or all(each.done for each in late), "a transfer that was waited for was not reported"
+
+    def wait_for_late(self, timeout_s: float | None = None) -> bool:
+        """Blocks until what was given up has ended, so that its slots are room again, or `timeout_s` seconds have passed.
+
+        Returns:
+            Whether there was anything to wait for.
+        """
+        late = tuple(self._late)
+        if late:
+            self._engine.wait(late, timeout_s)
+            self.poll()
+        return bool(late)
 
     def wait_for_slots(self, pool: BlockPool, count: int) -> None:
-        """Blocks until a pool has `count` free slots. It must have room for them.
+        """Blocks until a pool has `count` free slots. It must have room for them, so meanwhile nothing is given up.
 
         It may have fewer than that if one that was leaving turns out to have no memory.
         """
         assert count <= pool.room
         if count > pool.free_slots:
-            self.poll()
-        for transfer in sorted(self._open, key=_is_after_a_fetch):
+            self._note_completed()
+        for transfer in sorted(self._open, key=_may_be_late):
             if count <= pool.free_slots:
                 return
-            if pool.kind in (transfer.source, transfer.target) and not transfer.done:
-                self._engine.wait((transfer,))  # given up or not: its slots are free when it has ended
-                self.poll()
+            if pool.kind in (transfer.source, transfer.target) and not transfer.done and not transfer.given_up:
+                self._engine.wait((transfer,))
+                self._note_completed()
                 assert transfer.done, "a transfer that was waited for was not reported"
 
     def _end(self, transfer: Transfer) -> None:
@@ -191,23 +232,24 @@ class TransfersInFlight:
         del self._open[transfer]
         transfer.state, transfer.after = _DONE, ()  # so that no chain of ended transfers stays in memory
         self._forget_due(transfer)
-        self._given_up.discard(transfer)
+        self._late.discard(transfer)
         if transfer.patience_s is None:
             self._pools[transfer.source].end(transfer.source_slots)
         self._pools[transfer.target].end(transfer.target_slots, True, transfer.failed, transfer.unbacked)
         if transfer.failed:
             reason = "load_failed" if transfer.target is Tier.GPU else "store_failed"
-            self.decisions[reason if transfer.patience_s is None else "fetch_failed"] += len(transfer.failed)
-            if transfer.patience_s is not None:
-                self._log.note_keys("fetch_failed", _keys(transfer, transfer.failed))
+            if not transfer.given_up:  # else they have been counted
+                self.decisions[reason if transfer.patience_s is None else "fetch_failed"] += len(transfer.failed)
+                if transfer.patience_s is not None:
+                    self._log.note_keys("fetch_failed", _keys(transfer, transfer.failed))
             if transfer.unbacked:
                 self.decisions["slot_unbacked"] += len(transfer.unbacked)
         self._on_end(transfer.target, transfer.target_slots)
 
 
 def _keys(transfer: Transfer, slots: Collection[int]) -> list[bytes]:
-    """Of the blocks that a fetch was to write to some slots."""
-    return [label.key for slot, label in zip(transfer.target_slots, transfer.labels, strict=True) if slot in slots]
+    """Of the blocks that a transfer was to write to some slots, if it has labels."""
+    return [label.key for slot, label in zip(transfer.target_slots, transfer.labels, strict=False) if slot in slots]
 
 
 def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:
@@ -217,6 +259,6 @@ def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:
         yield from _with_earlier(each)
 
 
-def _is_after_a_fetch(transfer: Transfer) -> bool:
-    """Whether it may take as long as another node does."""
-    return any(each.patience_s is not None for each in _with_earlier(transfer))
+def _may_be_late(transfer: Transfer) -> bool:
+    """Whether it may take as long as another node, or the disk, does."""
+    return any(each.patience_s is not None or each.source is Tier.DISK for each in _with_earlier(transfer))

@@ -45,12 +45,13 @@ class BlockPool:
         """
         self.kind = kind
         self.capacity = capacity
-        self.room = capacity  # slots that can be taken once the transfers of now are done: free or leaving
+        self.room = capacity  # slots that can be taken once the transfers of now are done: free or leaving, but not withheld
         self._free = new_slots(range(capacity - 1, -1, -1))
         self.aside: set[int] = set()  # free slots that are taken last
         self._busy: dict[int, int] = {}  # slots in transfer: how many transfers read or write each
         self._arriving: dict[int, Transfer] = {}
         self._leaving: set[int] = set()
+        self._withheld: set[int] = set()  # slots in transfer of which nobody knows how long that takes
         self.spoiled: set[int] = set()  # resident slots that did not get their blocks
         self._without_memory: set[int] = set()  # slots of which transfers have reported that
         self._unbacked: set[int] = set()  # those of them that are given up
@@ -63,7 +64,7 @@ class BlockPool:
     @property
     def used_slots(self) -> int:
         """Slots that hold a block or belong to a running sequence."""
-        return self.capacity - self.room - self.unbacked_slots
+        return self.capacity - self.room - self.unbacked_slots - len(self._leaving & self._withheld)
 
     @property
     def unbacked_slots(self) -> int:
@@ -103,6 +104,7 @@ class BlockPool:
             leaving = self._busy.keys() & set(slots)
             if leaving:
                 self._leaving |= leaving
+                self.room -= len(leaving & self._withheld)
                 for slot in leaving:
                     self._arriving.pop(slot, None)
                 slots = new_slots(slot for slot in slots if slot not in leaving)
@@ -132,10 +134,19 @@ class BlockPool:
                 self._busy[slot] -= 1
                 continue
             del self._busy[slot]
+            if slot in self._withheld:
+                self._withheld.remove(slot)
+                self.room += slot in self._leaving
             if slot in self._leaving:
                 self._leaving.remove(slot)
                 freed = new_slots((slot,))
                 self._free.extend(self._backed(freed) if self._without_memory else freed)
+
+    def withhold(self, slots: Slots) -> None:
+        """A transfer that reads or writes these slots is late. While it does, they are no room: who needs it must not wait."""
+        late = set(slots) - self._withheld
+        self._withheld |= late
+        self.room -= len(late & self._leaving)
 
     def spoil(self, transfer: Transfer) -> int:
         """Those that wait for what a transfer writes are to wait no longer. Returns the number of its slots still arriving."""
@@ -218,7 +229,8 @@ class BlockPool:
         Raises:
             AssertionError: these, the free, the leaving and the unbacked slots are not the whole pool, each once.
         """
-        assert self.room == len(self._free) + len(self._leaving), f"{self.kind}: room miscounted"
+        assert self.room == len(self._free) + len(self._leaving - self._withheld), f"{self.kind}: room miscounted"
+        assert self._busy.keys() >= self._withheld, f"{self.kind}: a slot is withheld for no transfer"
         assert self.aside <= set(self._free), f"{self.kind}: a slot that was set aside is not free"
         assert self._busy.keys() >= self._leaving | self._arriving.keys(), f"{self.kind}: a slot waits for no transfer"
         found = sorted([*self._free, *self._leaving, *self._unbacked, *used])

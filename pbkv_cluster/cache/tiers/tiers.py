@@ -7,7 +7,8 @@ A decision takes effect in the tree at once, while its bytes may still be on the
 
 - A slot whose block has gone is not used again before the transfers that read or write it are done (`SlotState`).
 - A sequence computes when the transfers that write its slots are done (`CacheHandle.ready`), or layer by layer (`arrivals`).
-- Decisions do not depend on when transfers are done: leaving slots count as room, and if one is needed, `take` waits for it.
+- Decisions do not depend on when transfers are done, but for what is so late that it is given up: leaving slots count as room,
+  and if one is needed, `take` waits for it.
 - No transfer is recalled. A block that is wanted on the GPU again while its demotion runs is loaded from the slot in which it
   arrives, by a transfer that comes after the demotion; a block that is dropped or evicted while it arrives is carried to the
   end, and its slots are free then.
@@ -81,7 +82,7 @@ class Tiers:
         pools = {tier.kind: tier.pool for tier in self}
         self.in_flight = TransfersInFlight(engine, pools, clock, self.log, self.announcements.settle)
         self._engine = engine
-        self.costs = CopyCosts(engine.seconds, engine.trial_blocks, compute_seconds)
+        self.costs = CopyCosts(engine.seconds, engine.trial_blocks, self.in_flight.is_late, compute_seconds)
         self.note = self.announcements.announce  # to be called when other blocks of a node lie on the GPU
         self.order = EvictionOrder(self._tiers)
         self.offer, self.rerank = self.order.offer, self.order.rerank

@@ -55,6 +55,7 @@ class Transfer:
     __slots__ = (
         "after",
         "failed",
+        "given_up",
         "labels",
         "layers",
         "patience_s",
@@ -88,6 +89,7 @@ class Transfer:
         self.patience_s = patience_s  # of a fetch: seconds after which its blocks are computed instead. None: it is none
         self.layers: LayerArrival | None = None  # the engine sets it when it takes a load that arrives layer by layer
         self.failed = NO_SLOTS  # target slots that did not get their blocks; the engine sets it before it reports completion
+        self.given_up = False  # nobody waits for its blocks any more; the cache sets it, and its threads may read it
         self.unbacked = NO_SLOTS  # those of them that the machine has no memory for
         self.urgent = urgent  # a sequence or another transfer may wait for it; the others come later
         self.state = _SUBMITTED

@@ -159,9 +159,9 @@ class Engine:
         if sequence is not None:
             self.scheduler.remove(sequence)
 
-    def step(self) -> list[Output]:
-        """Runs one batch and returns what it produced."""
-        chunks = self.scheduler.schedule()
+    def step(self, wait_s: float | None = None) -> list[Output]:
+        """Runs one batch and returns what it produced: nothing if for `wait_s` seconds all that could run waits for loads."""
+        chunks = self.scheduler.schedule(wait_s)
         if chunks:
             self.steps += 1
             decodes = all(_is_decode(chunk) for chunk in chunks)

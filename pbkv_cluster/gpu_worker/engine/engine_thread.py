@@ -13,12 +13,13 @@ from pbkv_cluster.gpu_worker.engine.output import Output
 from pbkv_cluster.gpu_worker.engine.sequence import StepRequest
 
 log = logging.getLogger(__name__)
+_WAIT_S = 0.005  # for loads, while nothing else can run, from one look for commands to the next
 T = TypeVar("T")
 Command = Callable[[Engine], None]
 
 
 class EngineThread:
-    """Steps an engine while it is busy. Commands run between two steps, in order of arrival."""
+    """Steps an engine while it is busy. Commands run between two batches, in order of arrival, and while all wait for loads."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         """Args:
@@ -104,7 +105,7 @@ class EngineThread:
                 if not self._engine.busy:
                     self._engine.run_idle()
                 else:
-                    outputs = self._engine.step()
+                    outputs = self._engine.step(_WAIT_S)
                     if outputs:
                         self.deliver(self._hand_out, outputs)
         except Exception as error:  # the worker ends, and reports it

@@ -9,7 +9,7 @@ from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import EngineConfig
 from pbkv_cluster.core.config.engine import parse_weights
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, blocks_for, full_blocks
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.gpu_worker.engine.loads import Loads
 from pbkv_cluster.gpu_worker.engine.prefix_wait import find_wait
 from pbkv_cluster.gpu_worker.engine.queue.order import Order
@@ -89,22 +89,26 @@ class Scheduler:
             self._cache.queued(sequence.request.workflow, sequence.request.step, b"")
         self._release(sequence)
 
-    def schedule(self) -> list[Chunk]:
-        """The next batch; empty only when there is nothing to run.
+    def schedule(self, wait_s: float | None = None) -> list[Chunk]:
+        """The next batch; empty when there is nothing to run, or nothing can run within `wait_s` seconds.
 
         When nothing else can run, sequences begin before their loads have arrived; where they cannot, this waits for the loads.
         """
         self._cache.poll()
         while True:
             self._recover()
-            chunks = self._next_batch()
-            late = [] if chunks else [each for each in self.running if not self.loads.have_arrived(each)]
-            if not late:
+            if chunks := self._next_batch():
                 return chunks
-            if chunks := self._next_batch(self.loads.soonest(late)):
-                return chunks
-            assert late[0].handle is not None
-            self._cache.wait(late[0].handle)
+            late = [each for each in self.running if not self.loads.have_arrived(each)]
+            if late:
+                if chunks := self._next_batch(self.loads.soonest(late)):
+                    return chunks
+                assert late[0].handle is not None
+                self._cache.wait(late[0].handle, wait_s)
+            elif not self._queue or not self._cache.tiers.in_flight.wait_for_late(wait_s):
+                return []
+            if wait_s is not None:
+                return []
 
     def _recover(self) -> None:
         """Queues sequences again whose loads have failed: they compute what is lost. And those of which the cache has more than
@@ -211,7 +215,7 @@ class Scheduler:
         sequence.handle = handle = self._cache.open(
             sequence.step,
             bytes(sequence.tokens),
-            reserve=sum(_outstanding(other) for other in self.running) + sum(map(_needed, self._held)),
+            reserve=sum(other.blocks_missing for other in (*self.running, *self._held)),
             again=sequence.first_scheduled_at is not None,
             ahead=None if sequence.fetch_failed else sum(other.total - other.computed - 1 for other in self.running),
         )
@@ -284,15 +288,3 @@ class Scheduler:
         if sequence.has_outgrown_namespace:
             self.decisions["rotary_switch"] += 1
             self._queue_again(sequence)
-
-
-def _needed(sequence: Sequence) -> int:
-    """Blocks that a sequence will need when the prefix has been computed that it waits for."""
-    assert sequence.prefix_wait is not None
-    return blocks_for(sequence.total + 1) - full_blocks(sequence.prefix_wait.tokens)
-
-
-def _outstanding(sequence: Sequence) -> int:
-    """Blocks that a running sequence still has to allocate for its tokens so far and the next one."""
-    assert sequence.handle is not None
-    return max(0, blocks_for(sequence.total + 1) - len(sequence.handle.table))

@@ -6,7 +6,7 @@ from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.blocks import Namespace
 from pbkv_cluster.core.sampling import SamplingParams
-from pbkv_cluster.core.tokens import TOKEN_BYTES, count
+from pbkv_cluster.core.tokens import TOKEN_BYTES, blocks_for, count, full_blocks
 from pbkv_cluster.core.usage import Tier, Usage
 from pbkv_cluster.core.workflow.logprobs import TokenLogprobs
 from pbkv_cluster.core.workflow.step_graph import StepGraph
@@ -87,6 +87,14 @@ class Sequence:
     def is_prefilling(self) -> bool:
         """Whether it runs and has more than its next token to compute."""
         return self.handle is not None and self.total - self.computed > 1
+
+    @property
+    def blocks_missing(self) -> int:
+        """Blocks that it still has to allocate for its tokens and the next one, once the prefix that it waits for is there."""
+        wanted = blocks_for(self.total + 1)
+        if self.handle is not None:
+            return max(0, wanted - len(self.handle.table))
+        return wanted - (0 if self.prefix_wait is None else full_blocks(self.prefix_wait.tokens))
 
     @property
     def generated(self) -> int:

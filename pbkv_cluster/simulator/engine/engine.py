@@ -36,14 +36,15 @@ class SimulatedEngine(Engine):
         self._limits = config
 
     def advance(self, until: float) -> list[Output]:
-        """Runs batches until the clock reads `until`, but at most one that is not a mere decode in which no sequence ends.
+        """Runs batches until the clock reads `until`, but at most one that is not a mere decode in which no sequence ends. When
+        no sequence can run before loads have arrived, it only waits for these, or until then.
 
         Returns:
             The outputs of the last batch, which has the first and the last tokens of steps if there are any.
         """
         if self.short_cut and not self._transfers.busy and self._all_decode() and self._leap(until):
             return []
-        return self._account_loads(self.step())
+        return self._account_loads(self.step(until - self._time.now()))
 
     def earliest_end(self) -> float:
         """When a step may end, at the earliest: none takes less than reading the weights for each token that it lacks."""

@@ -1,0 +1,77 @@
+"""Loads from a disk that takes longer than the steps that wait for them would compute."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pbkv_cluster.cache.step_identity import StepIdentity
+from pbkv_cluster.core.tokens import count
+from pbkv_cluster.core.usage import Tier
+from tests.cache.staging_rig import Rig
+from tests.cache.test_cache_model import Driver, named
+from tests.cache.test_failed_transfers import FailingDriver
+from tests.cache.test_fetches import FetchingEngine
+from tests.cache.test_leases import TEXT, space, text
+
+CAPACITIES = [{Tier.GPU: 14, Tier.HOST: host, Tier.DISK: 60} for host in (0, 4)]
+
+
+def drive(seed: int, capacity: Mapping[Tier, int], write_through: bool, steps: int = 150) -> Driver:
+    driver = FailingDriver(seed, capacity, "lru", True, FetchingEngine(seed), write_through)
+    for _ in range(steps):
+        driver.step()
+    return driver
+
+
+@pytest.mark.parametrize("capacity", CAPACITIES, ids=named)
+@pytest.mark.parametrize("write_through", [False, True])
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32))
+def test_only_what_has_arrived_is_delivered(write_through: bool, capacity: Mapping[Tier, int], seed: int) -> None:
+    driver = drive(seed, capacity, write_through)
+    assert isinstance(driver, FailingDriver)
+    driver.recover()
+    driver.end()
+
+
+def test_histories_have_late_loads() -> None:
+    decisions = sum((drive(seed, CAPACITIES[0], False, steps=300).cache.tiers.decisions for seed in (1, 2)), Counter[str]())
+    assert decisions["load_late"] > 5
+
+
+def test_a_step_computes_what_the_disk_does_not_bring_in_time_and_the_disk_is_left_alone_meanwhile() -> None:
+    rig = Rig(disk=40, compute_s=2.0)
+    rig.run_and_end("abcdefg")
+    assert rig.tiers("a") == rig.tiers("b") == {Tier.DISK: TEXT}
+
+    def opened(name: str) -> StepIdentity:
+        return StepIdentity(space(), f"later-{name}", "a", 1, count(text(name, TEXT)))
+
+    handle = rig.cache.open(opened("a"), text("a", TEXT))
+    assert handle is not None
+    assert handle.delivered == {Tier.DISK: count(text("a", TEXT)) - 1}
+    rig.clock.advance(1.9)
+    rig.cache.poll()
+    assert not rig.cache.broken()
+    rig.clock.advance(0.2)
+    rig.cache.poll()
+    assert rig.cache.broken() == [handle]
+    slots = tuple(handle.table.slots)
+    rig.cache.close(handle)
+    pool = rig.cache.tiers.gpu.pool
+    assert not set(slots) & set(pool.free()), "the disk may still write to them"
+    assert rig.cache.tiers.room() == pool.capacity - TEXT, "nobody is promised what may take for ever"
+    other = rig.cache.open(opened("b"), text("b", TEXT))
+    assert other is not None
+    assert other.delivered == {}, "it would have to wait for the same disk"
+    rig.cache.close(other)
+    rig.settle()
+    assert set(slots) <= set(pool.free())
+    assert rig.cache.tiers.room() == pool.capacity
+    assert rig.tiers("a") == {}
+    assert rig.run("b") == {Tier.DISK: count(text("b", TEXT)) - 1}
+    assert rig.cache.tiers.decisions["load_late"] == rig.cache.tiers.decisions["drop_spoiled"] == TEXT
+    assert rig.cache.tiers.decisions["load_failed"] == 0
