@@ -17,7 +17,7 @@ from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import store_pb2, store_pb2_grpc, worker_pb2_grpc
 from pbkv_cluster.store.arena.layout import SLOT_BYTES, RegionLayout, SlotHeader
-from pbkv_cluster.store.arena.slots import ReadResult
+from pbkv_cluster.store.arena.slots import Bytes, ReadResult
 from pbkv_cluster.store.disk.write_behind import WriteBehind
 from tests.gpu_worker.worker_rig import PATIENCE_S, Rig, config, serving, step
 from tests.polling import eventually
@@ -111,12 +111,13 @@ async def test_what_leaves_the_host_comes_back_from_the_disk(llama: Path, tmp_pa
 async def test_what_a_disk_does_not_bring_in_time_is_computed_and_nothing_else_waits_for_it(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, begun, read = threading.Event(), threading.Event(), WriteBehind.read
+    go, begun, reads, read = threading.Event(), threading.Event(), list[int](), WriteBehind.read
 
-    def late(self: WriteBehind, *arguments: Any) -> ReadResult:
+    def late(self: WriteBehind, slot: int, target: Bytes) -> ReadResult:
+        reads.append(slot)
         begun.set()
         go.wait(600)
-        return read(self, *arguments)
+        return read(self, slot, target)
 
     async with serving(settings(llama, tmp_path)) as rig:
         first = await rig.run(step(PROMPT))
@@ -138,6 +139,7 @@ async def test_what_a_disk_does_not_bring_in_time_is_computed_and_nothing_else_w
         finally:
             go.set()
         await eventually(rig.copies_ended)
+        assert len(reads) == 1, "the rest is not read any more"
         assert (await rig.run(step(PROMPT))).tokens == first.tokens
         await rig.worker.thread.call(lambda engine: engine.cache.check_integrity())
 

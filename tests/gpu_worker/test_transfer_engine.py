@@ -18,6 +18,7 @@ from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import ResourceExhausted
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.kv import block_copies, host_arrivals
 from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.lanes.lane_speed import TRIAL_AFTER_S, TRIAL_BLOCKS
@@ -65,8 +66,12 @@ class HeldOthers(OtherWorkers):
     def __init__(self) -> None:
         super().__init__(BlockMap(), "node", "worker", {Tier.REMOTE: NoSource()})
         self.go = threading.Event()
+        self.begun = threading.Event()
+        self.reads = 0
 
     def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
+        self.reads += 1
+        self.begun.set()
         begun = time.monotonic()
         self.go.wait(30)
         self.lost_s[tier] += time.monotonic() - begun
@@ -362,3 +367,23 @@ def test_a_trial_is_due_while_nothing_is_copied_and_only_then() -> None:
     rig.engine.wait((trial,))
     assert list(rig.engine.completed()) == [trial]
     assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0
+
+
+@pytest.mark.parametrize("target", [Tier.GPU, Tier.HOST])
+def test_what_is_left_of_a_fetch_that_was_given_up_is_not_read(target: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_copies.CpuLanding, "blocks", 1)
+    monkeypatch.setattr(host_arrivals, "BATCH", 1)
+    others = HeldOthers()
+    rig = Rig(others=others)
+    rig.carry_out(store([0], [2]))
+    late, queued = rig.submit(fetch(target, [0, 1, 2])), rig.submit(fetch(target, [3]))
+    others.begun.wait(30)
+    late.given_up = queued.given_up = True
+    others.go.set()
+    rig.engine.wait((late, queued))
+    assert list(rig.engine.completed()) == [late, queued]
+    assert (list(late.failed), list(queued.failed), others.reads) == ([1, 2], [3], 1)
+    assert {block.slot for block in rig.region.stored()} <= {0} | ({2} if target is Tier.GPU else set())
+    wanted = rig.submit(fetch(target, [4]))
+    rig.engine.wait((wanted,))
+    assert not wanted.failed

@@ -89,7 +89,7 @@ class Transfer:
         self.patience_s = patience_s  # of a fetch: seconds after which its blocks are computed instead. None: it is none
         self.layers: LayerArrival | None = None  # the engine sets it when it takes a load that arrives layer by layer
         self.failed = NO_SLOTS  # target slots that did not get their blocks; the engine sets it before it reports completion
-        self.given_up = False  # nobody waits for its blocks any more; the cache sets it, and its threads may read it
+        self.given_up = False  # nobody waits for its blocks any more; set by the cache, and read by the engine's threads
         self.unbacked = NO_SLOTS  # those of them that the machine has no memory for
         self.urgent = urgent  # a sequence or another transfer may wait for it; the others come later
         self.state = _SUBMITTED
@@ -120,6 +120,9 @@ class TransferEngine(Protocol):
     copy at any time between `submit` and the report of completion, and several transfers in any order, as long as it carries
     out and reports those in `Transfer.after` first. Transfers that are not `urgent` are prefetches: those that are go before
     them. One can become urgent while it waits.
+
+    Of a transfer that is `given_up`, an engine need not copy what it has not begun to; it names that in `Transfer.failed`, and
+    reports the transfer as any other.
 
     A block may turn out to be damaged, or its target to have no memory. Such blocks are named in `Transfer.failed`, with those
     that another transfer was to copy from there, and slots without memory in `Transfer.unbacked`, too. Only a transfer that is

@@ -49,12 +49,16 @@ class DiskCopies:
     def load(
         self, transfer: Transfer, lost: set[int], fence: Any, damaged: Callable[[tuple[Tier, Tier]], None]
     ) -> Iterator[int]:
-        """Copies to the GPU, except for blocks that are `lost` or damaged. Yields the target slots that get no block.
+        """Copies to the GPU, except for blocks that are `lost` or damaged, and for what is left when the transfer is given up.
+        Yields the target slots that get no block.
 
         `damaged` is told of each block that is: from where, and to where.
         """
         targets: list[int] = []
         for source, target in zip(transfer.source_slots, transfer.target_slots, strict=True):
+            if transfer.given_up:
+                yield target
+                continue
             result = None if source in lost else self.disk.read(source, self._loaded[len(targets)])
             if result is ReadResult.DAMAGED:
                 damaged((transfer.source, transfer.target))

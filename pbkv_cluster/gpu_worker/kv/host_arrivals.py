@@ -14,7 +14,7 @@ from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.store.arena.slots import ReadResult
 
-_BATCH = 16  # blocks that are asked for together
+BATCH = 16  # blocks that are asked for together
 
 
 class HostArrivals:
@@ -39,16 +39,19 @@ class HostArrivals:
         self._damaged = damaged
 
     def bring(self, transfer: Transfer, lost: set[int]) -> Iterator[int]:
-        """Carries out a transfer to the host tier, but for `lost` sources. Yields the target slots that get no block."""
+        """Carries out a transfer to the host tier, but for `lost` sources and, when it is given up, for what is left of it.
+
+        Yields the target slots that get no block.
+        """
         slots, unbacked = self._region.slots, new_slots()
         sources = transfer.source_slots or transfer.target_slots  # what is fetched has none
         pending = zip(sources, transfer.target_slots, transfer.labels, strict=True)
-        while batch := list(islice(pending, _BATCH)):
+        while batch := list(islice(pending, BATCH)):
             for _, target, _ in batch:
                 slots.begin(target)
             backed = [entry for entry in batch if self._region.has_memory(entry[1])]
             unbacked.extend(entry[1] for entry in batch if entry not in backed)
-            arrived = self._read(transfer, backed, lost)
+            arrived = set() if transfer.given_up else self._read(transfer, backed, lost)
             for _, target, label in batch:
                 if target in arrived:
                     slots.end(target, label)
@@ -67,6 +70,8 @@ class HostArrivals:
         assert self._disk is not None
         arrived = set[int]()
         for (source, target, _), row in zip(wanted, rows, strict=True):
+            if transfer.given_up:
+                break
             result = ReadResult.ABSENT if source in lost else self._disk.disk.read(source, row)
             if result is ReadResult.READ:
                 arrived.add(target)

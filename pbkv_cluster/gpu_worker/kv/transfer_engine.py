@@ -274,6 +274,9 @@ class ThreadedTransferEngine:
         pairs = zip(transfer.target_slots, transfer.labels, strict=True)
         while batch := list(islice(pairs, landing.blocks)):
             slots = [slot for slot, _ in batch]
+            if transfer.given_up:  # others wait for the same lane
+                yield from slots
+                continue
             read = self._others.read(transfer.source, [label.key for _, label in batch], landing.rows(slots))
             landing.deliver({row: slot for row, slot in enumerate(slots) if read[row]}, fence)
             yield from (slot for slot, arrived in zip(slots, read, strict=True) if not arrived)

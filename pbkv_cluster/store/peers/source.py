@@ -47,7 +47,7 @@ class PeerSource:
         """Args:
         find: the present address of a node's server; None if none is announced.
         transport: of the cluster.
-        timeout_s: within which a server must send each block.
+        timeout_s: within which a server must send each block, and all of a request within twice that.
         retry_s: for which a node is left alone after it has not answered.
         tls: what certificates are trusted; None: no TLS.
         clock: seconds that never go back.

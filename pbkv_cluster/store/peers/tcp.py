@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from pbkv_cluster.store.peers.server import PeerServer
 from pbkv_cluster.store.peers.stream import Stream
 from pbkv_cluster.store.peers.transport import LostConnection, PeerAddress
 from pbkv_cluster.store.peers.wire import BUSY, EMPTY_HEADER, GENERATION, OK, STATUS, Request
+
+_REQUEST_TIMES = 2  # as long as a block may take, a whole request may: who sends each block just in time is of no use
 
 
 class TcpTransport:
@@ -77,11 +80,12 @@ class TcpConnection:
         packed = self._stream.receive(len(wanted) * SLOT_BYTES)
         headers = [packed[start : start + SLOT_BYTES] for start in range(0, len(packed), SLOT_BYTES)]
         results = []
+        ends_at = time.monotonic() + _REQUEST_TIMES * self._stream.timeout_s
         for (key, _), header, target in zip(wanted, headers, targets, strict=True):
             if header == EMPTY_HEADER:
                 results.append(ReadResult.ABSENT)
                 continue
-            self._stream.receive_into(target.data)
+            self._stream.receive_into(target.data, min(self._stream.timeout_s, ends_at - time.monotonic()))
             results.append(ReadResult.READ if _is_block(header, key, target) else ReadResult.DAMAGED)
         after = self._stream.receive(len(wanted) * GENERATION_BYTES)
         for number, (generation,) in enumerate(GENERATION.iter_unpack(after)):

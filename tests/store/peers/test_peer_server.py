@@ -327,3 +327,17 @@ def test_an_answer_that_is_none_is_unavailable(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("pbkv_cluster.store.peers.server.OK", 77)
         with pytest.raises(Unavailable, match="answers what is no answer"):
             source.read(wanted([1]), room(1))
+
+
+def test_a_server_that_sends_each_block_just_in_time_is_not_waited_for_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    never, honest = threading.Event(), SlotReader.payload
+
+    def late(reader: SlotReader, slot: int) -> memoryview:
+        never.wait(0.4)
+        return honest(reader, slot)
+
+    monkeypatch.setattr(SlotReader, "payload", late)
+    with serving() as node, reading({"n": node.peer}, timeout_s=0.6) as source:
+        with pytest.raises(Unavailable, match="does not send blocks within"):
+            source.read(wanted(range(LAYOUT.slots)), room(LAYOUT.slots))
+        never.set()
