@@ -136,8 +136,10 @@ class ClientRequests:
         return released * BLOCK_TOKENS
 
     def _load(self, path: Sequence[Node]) -> int:
-        """Loads what the GPU lacks of a locked path, from its start, as much as there is room for. Returns the blocks."""
-        slots = self._tiers.take(sum(node.blocks - node.held[GPU] for node in path), retired_only=True)
+        """Loads what the GPU lacks of a locked path, from its start, as much as is worth it and there is room for. Returns the
+        blocks.
+        """
+        slots = self._tiers.take(self._worth_loading(path), retired_only=True)
         assert slots is not None, "only a take that may evict active blocks refuses"
         if slots:
             now = self._clock.now()
@@ -146,6 +148,16 @@ class ClientRequests:
             self._tiers.load(path, slots, PrefetchSource.REQUEST)
             self._tiers.decisions[LOAD_REASONS[PrefetchSource.REQUEST]] += len(slots)
         return len(slots)
+
+    def _worth_loading(self, path: Sequence[Node]) -> int:
+        """How many of the blocks that the GPU lacks come before the first that is loaded slower than computed."""
+        blocks = 0
+        for node in path:
+            for tier, start, stop in node.runs(node.held[GPU], node.blocks):
+                if not self._tiers.costs.load_pays(self._tiers.pools[tier].kind):
+                    return blocks
+                blocks += stop - start
+        return blocks
 
 
 def _prefetched(loaded: int, resident: int, blocks: int, by_tier: Mapping[Tier, int]) -> Prefetched:

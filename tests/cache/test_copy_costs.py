@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from pbkv_cluster.cache.cache import KVCache
+from pbkv_cluster.cache.factory import make_cache
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere, Nowhere
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
@@ -40,11 +40,11 @@ class Elsewhere8(Nowhere):
 
 
 class Rig:
-    def __init__(self, lanes: Lanes, elsewhere: Elsewhere = NOWHERE) -> None:
+    def __init__(self, lanes: Lanes, elsewhere: Elsewhere = NOWHERE, guard: bool = False) -> None:
         self.lanes = lanes
-        self.cache = KVCache(
+        self.cache = make_cache(
             {Tier.GPU: BLOCKS + 4, Tier.HOST: 4 * BLOCKS},
-            CacheConfig(policy="lru"),
+            CacheConfig(policy="pbkv" if guard else "lru", guard=guard),
             lanes,
             ManualClock(),
             compute_seconds=lambda tokens: COMPUTE_S * tokens / BLOCK_TOKENS,
@@ -96,3 +96,27 @@ def test_a_trial_keeps_blocks_that_could_not_be_tried_otherwise() -> None:
             rig.run(name)
         kept.append(rig.cache.used_blocks(Tier.HOST))
     assert kept[0] == 0 < kept[1]
+
+
+def test_a_load_that_the_queue_hides_is_made_and_the_guard_does_the_same_for_lru() -> None:
+    for ahead, loaded in ((0, 0), (2 * BLOCKS * BLOCK_TOKENS, 1)):
+        rig = Rig(Lanes(2 * COMPUTE_S), guard=True).in_host()
+        rig.run("a", ahead)
+        stat = rig.cache.guard()
+        assert stat is not None
+        slow = stat.hits.tokens // BLOCK_TOKENS - stat.hits.gpu_tokens // BLOCK_TOKENS
+        assert (slow > 0) == loaded
+        assert (stat.lru_hits.tokens, stat.lru_hits.gpu_tokens) == (stat.hits.tokens, stat.hits.gpu_tokens)
+
+
+@pytest.mark.parametrize(("block_s", "pays"), [(COMPUTE_S, True), (1.01 * COMPUTE_S, False)])
+def test_a_client_s_prefetch_loads_only_what_is_faster_than_to_compute(block_s: float, pays: bool) -> None:
+    rig = Rig(Lanes(block_s)).in_host()
+    on_gpu = rig.cache.captured(space(), text("a", BLOCKS)).get(Tier.GPU, 0)
+    for name in "ab":
+        rig.cache.retire(name)
+    done = rig.cache.requests.prefetch(space(), text("a", BLOCKS))
+    missing = BLOCKS * BLOCK_TOKENS - on_gpu
+    assert done.loaded == (missing if pays else 0)
+    assert done.resident == on_gpu + done.loaded
+    rig.cache.check_integrity()

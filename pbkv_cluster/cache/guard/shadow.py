@@ -67,7 +67,7 @@ class Shadow:
 
     def open(self, step: StepIdentity, tokens: bytes, handle: CacheHandle) -> Mapping[Tier, int]:
         """A step was admitted to the cache. Returns how many of its tokens each tier has here."""
-        own = self.cache.open(step, tokens, shadow_of=handle)
+        own = self.cache.open(step, tokens, shadow_of=handle, ahead=handle.ahead)
         if own is None:
             return self.cache.captured(step.namespace, tokens)
         self._handles[handle] = own

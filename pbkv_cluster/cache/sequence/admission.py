@@ -77,6 +77,7 @@ class Admission:
             return None
         began_at = now()
         handle = self._begin(step, tokens, root, shadow_of, began_at)
+        handle.ahead = ahead
         is_whole = self._attach(handle, match, on_gpu, began_at)
         if ahead is not None and is_whole:
             handle.fetched = _in_tokens(self._fetcher.fetch(handle, bytes(tokens), _usable_blocks(tokens), ahead, began_at))
@@ -120,7 +121,7 @@ class Admission:
 
         Returns whether all of it is entered, and not only what the GPU has held.
         """
-        path, blocks = self._worth_loading(match.path, match.blocks, on_gpu)
+        path, blocks = self._worth_loading(match.path, match.blocks, on_gpu, handle.ahead or 0)
         delivered = self._tiers.by_tier(path, blocks)
         if on_gpu < blocks:
             self._load(path, blocks - on_gpu)
@@ -134,7 +135,7 @@ class Admission:
         handle.delivered = _in_tokens(delivered)
         return blocks == match.blocks
 
-    def _worth_loading(self, path: list[Node], blocks: int, on_gpu: int) -> tuple[list[Node], int]:
+    def _worth_loading(self, path: list[Node], blocks: int, on_gpu: int, ahead: int) -> tuple[list[Node], int]:
         """Cuts a path to as many blocks as are loaded no later than computed; of fewer, half as many are tried each time.
 
         Before others, those go that lie beyond host memory, or are still being staged there: they may have to be waited for.
@@ -143,6 +144,7 @@ class Admission:
             path: locked.
             blocks: of it.
             on_gpu: blocks of it that the GPU holds.
+            ahead: tokens that are to be computed before those of its sequence, while the blocks come.
 
         Returns:
             What is left of it, and its blocks.
@@ -154,7 +156,7 @@ class Admission:
             # Copies that come from one tier queue together, and so are in the time of a load from there.
             elsewhere = (each for each in late if kept > near and each.source not in by_tier)
             wait_s = max((self._tiers.costs.copy_seconds(each.source, each.target, 0) for each in elsewhere), default=0.0)
-            if self._tiers.costs.pays(by_tier, kept - on_gpu, wait_s=wait_s):
+            if self._tiers.costs.pays(by_tier, kept - on_gpu, ahead, wait_s):
                 break
             least = near if kept > near else on_gpu
             kept = least + (kept - least) // 2

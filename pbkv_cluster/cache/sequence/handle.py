@@ -11,6 +11,7 @@ class CacheHandle:
     """A running sequence's hold on its cached prefix, and its block table."""
 
     __slots__ = (
+        "ahead",
         "continued",
         "delivered",
         "fetched",
@@ -30,6 +31,7 @@ class CacheHandle:
         self.table = BlockTable(root, recorded)
         self.continued = False  # the tree has more of the sequence than it had when the handle was opened, in slower tiers
         self.waits_for: list[Transfer] = []  # transfers that write slots of the table; some may be done
+        self.ahead: int | None = None  # tokens that were to be computed before its own; None: nothing was to be fetched
         self.delivered: dict[Tier, int] = {}  # tokens found when the handle was opened, by tier
         self.fetched: dict[Tier, int] = {}  # those of them that other workers had
         self.staged: dict[Tier, int] = {}  # those of them that were staged, by where they lay
