@@ -151,10 +151,11 @@ class ClientRequests:
 
     def _worth_loading(self, path: Sequence[Node]) -> int:
         """How many of the blocks that the GPU lacks come before the first that is loaded slower than computed."""
-        blocks = 0
+        blocks, missing = 0, sum(node.blocks - node.held[GPU] for node in path)
         for node in path:
             for tier, start, stop in node.runs(node.held[GPU], node.blocks):
                 if not self._tiers.costs.load_pays(self._tiers.pools[tier].kind):
+                    self._tiers.decisions["prefetch_skipped_slower"] += missing - blocks
                     return blocks
                 blocks += stop - start
         return blocks

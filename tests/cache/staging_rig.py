@@ -67,7 +67,7 @@ class Rig:
         prefetch: Literal["none", "queue"] = "none",
         policy: str = "pbkv-paper",
     ) -> None:
-        self.clock, self.bus = ManualClock(), Bus(0)
+        self.clock, self.bus, self.compute_s = ManualClock(), Bus(0), compute_s
         config = CacheConfig(policy=policy, guard=guard, stage=True, prefetch=prefetch)
         capacity = {Tier.GPU: 12, Tier.HOST: host} | ({Tier.DISK: disk} if disk else {})
         self.cache = make_cache(
@@ -75,7 +75,7 @@ class Rig:
             config,
             self.bus,
             self.clock,
-            compute_seconds=lambda tokens: compute_s * tokens / (TEXT * BLOCK_TOKENS),
+            compute_seconds=lambda tokens: self.compute_s * tokens / (TEXT * BLOCK_TOKENS),
             elsewhere=elsewhere,
         )
         self.bus.watch(self.cache.tiers.pools)

@@ -119,4 +119,5 @@ def test_a_client_s_prefetch_loads_only_what_is_faster_than_to_compute(block_s: 
     missing = BLOCKS * BLOCK_TOKENS - on_gpu
     assert done.loaded == (missing if pays else 0)
     assert done.resident == on_gpu + done.loaded
+    assert rig.cache.tiers.decisions["prefetch_skipped_slower"] == (missing - done.loaded) // BLOCK_TOKENS
     rig.cache.check_integrity()

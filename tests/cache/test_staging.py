@@ -93,6 +93,21 @@ def test_what_lies_beyond_host_memory_and_is_slower_to_load_costs_nothing_that_l
     assert rig.cache.tiers.decisions["load"] == before + 2
 
 
+def test_what_is_slower_to_load_ahead_than_to_compute_is_counted() -> None:
+    rig = Rig(disk=40, prefetch="queue")
+    rig.run_and_end("abcdefg")
+    assert rig.tiers("a") == {Tier.DISK: TEXT}
+    near = next(name for name in "bcdefg" if set(rig.tiers(name)) == {Tier.HOST})
+    rig.compute_s = 0.9 * TEXT * BLOCK_S
+    assert rig.ahead("a", near) == 0
+    decisions = rig.cache.tiers.decisions
+    assert (decisions["stage_skipped_slower"], decisions["prefetch_skipped_slower"]) == (TEXT, TEXT)
+    rig.compute_s = 9.0
+    rig.ahead("a", near)
+    assert decisions["prefetch_queue"] > 0
+    assert (decisions["stage_skipped_slower"], decisions["prefetch_skipped_slower"]) == (TEXT, TEXT)
+
+
 def test_what_is_still_being_staged_is_not_prefetched_to_the_gpu() -> None:
     rig = Rig(elsewhere=Peer(), prefetch="queue")
     assert rig.ahead("a") == TEXT

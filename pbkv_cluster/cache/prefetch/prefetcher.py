@@ -140,7 +140,7 @@ class Prefetcher:
     def _load(self, node: Node, most: int, value: float | None, source: PrefetchSource, now: float) -> int:
         """Loads blocks of a locked node, as many as there is room for. Returns their number."""
         wanted = min(most, node.blocks - node.held[GPU])
-        if node in self._given_up or not self._pays(node):
+        if node in self._given_up or not self._pays(node, wanted):
             return 0
         count = self._tiers.prefetched.count(source)
         allowance = self._useful[source].allowance(count, now) if self.swaps else 0
@@ -161,9 +161,13 @@ class Prefetcher:
             self._given_up.add(node)
         return given_up
 
-    def _pays(self, node: Node) -> bool:
-        """Whether to load a node is worth it now. What is still being staged comes later: a step would wait for both."""
+    def _pays(self, node: Node, wanted: int) -> bool:
+        """Whether to load so many blocks of a node is worth it now.
+
+        What is still being staged comes later: a step would wait for both.
+        """
         slower = [tier for tier in self._tiers if tier.index != GPU and node.held[tier.index]]
-        return all(
-            self._tiers.costs.load_pays(tier.kind) and not tier.pool.staging(node.slots[tier.index])[1] for tier in slower
-        )
+        if not all(self._tiers.costs.load_pays(tier.kind) for tier in slower):
+            self._tiers.decisions["prefetch_skipped_slower"] += wanted
+            return False
+        return not any(tier.pool.staging(node.slots[tier.index])[1] for tier in slower)

@@ -149,9 +149,10 @@ class Stager:
             if index <= _HOST or staged or (node.staged is not None and node.staged[:2] != (reason, tier.kind)):
                 continue  # what was staged in another way is to be settled first
             blocks = range(first, min(stop, first + self._budget(tier.kind, seconds, reason, now)))
-            if not blocks or not self._tiers.costs.load_pays(tier.kind):
+            if blocks and not self._tiers.costs.load_pays(tier.kind):
+                self._tiers.decisions["stage_skipped_slower"] += len(blocks)
                 continue
-            slots = self._take(len(blocks), value)
+            slots = self._take(len(blocks), value) if blocks else None
             if slots:
                 blocks = blocks[: len(slots)]
                 sources = node.slots[index][blocks[0] : blocks[-1] + 1]
