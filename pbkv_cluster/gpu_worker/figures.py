@@ -70,6 +70,7 @@ class WorkerFigures:
         size = self.memory.block_bytes
         for tier in cache.tiers:
             kind, capacity = tier.kind, tier.pool.capacity
+            figures.put(names.ROOM_WAIT_SECONDS, cache.tiers.in_flight.waited_s[kind], kind.value)
             figures.put(names.TIER_CAPACITY_BYTES, capacity * size, kind.value)
             figures.put(names.TIER_USED_BYTES, cache.used_blocks(kind) * size, kind.value)
             figures.put(names.TIER_LOCKED_BYTES, cache.locked_blocks(kind) * size, kind.value)

@@ -22,10 +22,14 @@ SPACE = Namespace("m", "r", "f", "l")
 FREE, ARRIVING, RESIDENT, LEAVING = SlotState.FREE, SlotState.ARRIVING, SlotState.RESIDENT, SlotState.LEAVING
 
 
+WAIT_S = 0.5  # for each transfer
+
+
 class HeldEngine(NullTransferEngine):
     """Completes no transfer before it is told to, or the cache waits for it."""
 
     def __init__(self) -> None:
+        self.clock = ManualClock()
         self.open: list[Transfer] = []
         self.waited: list[Transfer] = []
         self._completed: list[Transfer] = []
@@ -44,6 +48,7 @@ class HeldEngine(NullTransferEngine):
 
     def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         for transfer in transfers:
+            self.clock.advance(WAIT_S)
             self.waited.append(transfer)
             self.complete(transfer)
 
@@ -53,7 +58,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.engine = HeldEngine()
-        self.cache = KVCache({Tier.GPU: 6, Tier.HOST: 8}, CacheConfig(policy="lru"), self.engine, ManualClock())
+        self.cache = KVCache({Tier.GPU: 6, Tier.HOST: 8}, CacheConfig(policy="lru"), self.engine, self.engine.clock)
 
     def run(self, number: int) -> None:
         prompt = prompt_of(number)
@@ -102,6 +107,7 @@ def test_slots_are_taken_only_when_the_demotion_that_reads_them_is_done() -> Non
     rig.fill_gpu()
     (demotion,) = rig.engine.waited
     assert (demotion.source, demotion.target, len(demotion), demotion.done) == (Tier.GPU, Tier.HOST, 3, True)
+    assert rig.cache.tiers.in_flight.waited_s == {Tier.GPU: WAIT_S, Tier.HOST: 0.0}
 
 
 @pytest.mark.parametrize(("token_s", "demoted"), [(1.0, 3), (0.99, 0)])

@@ -43,6 +43,7 @@ class TransfersInFlight:
         self._late: set[Transfer] = set()  # open ones that were given up when they were due
         self._open: dict[Transfer, None] = {}  # in the order in which they were submitted
         self.decisions: Counter[str] = Counter()  # blocks, by reason code
+        self.waited_s = dict.fromkeys(pools, 0.0)  # by the tier in which a slot was needed that was still being copied
 
     def __len__(self) -> int:
         return len(self._open)
@@ -218,6 +219,12 @@ class TransfersInFlight:
         assert count <= pool.room
         if count > pool.free_slots:
             self._note_completed()
+        if count > pool.free_slots:
+            began_at = self._clock.now()
+            self._free_slots(pool, count)
+            self.waited_s[pool.kind] += self._clock.now() - began_at
+
+    def _free_slots(self, pool: BlockPool, count: int) -> None:
         for transfer in sorted(self._open, key=_may_be_late):
             if count <= pool.free_slots:
                 return

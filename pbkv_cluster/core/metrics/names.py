@@ -37,8 +37,7 @@ PREDICTOR_REACHABLE = _gauge(
 PROBLEMS = _gauge(
     "pbkv_problems",
     "Things that do not work as they should while the member serves; `pbkv status` says which",
-    _WORKER,
-    _PREDICTOR,
+    *(_WORKER, _PREDICTOR),
 )
 DIRECTORY_MALFORMED = _counter(
     "pbkv_directory_malformed_entries_total", "Entries in Redis that were skipped because they could not be read", _GATEWAY
@@ -172,6 +171,7 @@ TRANSFER_SECONDS = _counter(
     _WORKER,
     labels=("source", "target"),
 )
+ROOM_WAIT_SECONDS = _counter("pbkv_room_wait_seconds_total", "Time that the engine waited for slots", _WORKER, labels=("tier",))
 TRANSFERS_IN_FLIGHT = _gauge("pbkv_transfers_in_flight", "Copies between tiers that are not done", _WORKER)
 
 # --- worker: guard. What the cache had, beside what LRU and the policy alone would have had ---
