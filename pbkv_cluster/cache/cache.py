@@ -185,8 +185,7 @@ class KVCache:
             node.writer = None
         self._paths.unlock_node(node)
         del self.handles[handle]
-        if self.tiers.spoiled:
-            self.tiers.drop_spoiled()
+        self.tiers.drop_spoiled()
         self.observer.step_closed(handle)
 
     def restore(self, blocks: Mapping[Tier, Iterable[StoredBlock]]) -> int:
@@ -198,8 +197,7 @@ class KVCache:
     def poll(self) -> None:
         """Takes note of the transfers that have been completed; to be called before each batch."""
         self.tiers.in_flight.poll()
-        if self.tiers.spoiled:
-            self.tiers.drop_spoiled()
+        self.tiers.drop_spoiled()
         self.late_writes.run()
 
     def is_ready(self, handle: CacheHandle) -> bool:
@@ -224,6 +222,7 @@ class KVCache:
     def wait(self, handle: CacheHandle, timeout_s: float | None = None) -> None:
         """Blocks until a handle is ready, or its blocks have been given up, or `timeout_s` seconds have passed."""
         self.tiers.in_flight.wait(handle.waits_for, timeout_s)
+        self.tiers.drop_spoiled()
         self.late_writes.run()
 
     def retire(self, workflow: str) -> None:

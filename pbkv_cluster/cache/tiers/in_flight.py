@@ -208,7 +208,7 @@ class TransfersInFlight:
         late = tuple(self._late)
         if late:
             self._engine.wait(late, timeout_s)
-            self.poll()
+            self._note_completed()
         return bool(late)
 
     def wait_for_slots(self, pool: BlockPool, count: int) -> None:

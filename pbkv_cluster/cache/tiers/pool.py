@@ -71,6 +71,15 @@ class BlockPool:
         """Slots that are used no more, because the machine has no memory for them."""
         return len(self._unbacked)
 
+    @property
+    def stuck_slots(self) -> int:
+        """Used slots that are no room when they are released, but only once a transfer of which nobody knows when has ended."""
+        return len(self._withheld - self._leaving) if self._withheld else 0
+
+    def room_in(self, slots: Slots) -> int:
+        """How many of some used slots are room when they are released."""
+        return len(slots) - len(self._withheld.intersection(slots)) if self._withheld else len(slots)
+
     def take(self, count: int) -> Slots:
         """Takes `count` free slots; there must be as many."""
         assert 0 <= count <= len(self._free)

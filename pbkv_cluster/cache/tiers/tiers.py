@@ -113,8 +113,11 @@ class Tiers:
     # --- room on the GPU ---
 
     def room(self) -> int:
-        """GPU blocks that can be had: free or leaving, or in use by no running sequence."""
-        return self.gpu.pool.room + self.tree.evictable[GPU]
+        """GPU blocks that can be had: free or leaving, or in use by no running sequence. Those that something late reads or
+        writes are left out.
+        """
+        pool = self.gpu.pool
+        return pool.room + max(0, self.tree.evictable[GPU] - pool.stuck_slots)
 
     def take(self, count: int, retired_only: bool = False) -> Slots | None:
         """Takes GPU slots, evicting the least valuable blocks if need be. None if there is no room; then nothing is evicted.
@@ -123,14 +126,13 @@ class Tiers:
         pool = self.gpu.pool
         missing = count - pool.room
         if missing > 0:
-            if missing > self.tree.evictable[GPU] and not retired_only:
-                return None
             if retired_only:
-                missing -= self._make_gpu_room(missing, self.gpu.queue, lambda node, rank: node.retired and not node.leases)
+                self._make_gpu_room(missing, self.gpu.queue, lambda node, rank: node.retired and not node.leases)
+                count = min(count, pool.room)
+            elif count > self.room():
+                return None
             else:
-                missing -= self._make_gpu_room(missing, self.gpu.active_queue)
-            assert missing <= 0 or retired_only, "evictable blocks were miscounted"
-            count -= max(0, missing)
+                self._make_gpu_room(missing, self.gpu.active_queue)
         if count > pool.free_slots:
             self.in_flight.wait_for_slots(pool, count)
         return pool.take(count)
@@ -148,8 +150,8 @@ class Tiers:
         """Gives back GPU slots that no node holds."""
         self.gpu.pool.release(slots)
 
-    def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None, waits: bool = True) -> int:
-        """Evicts at least `wanted` blocks in a queue's order, or as many as may go (`Evictor.evict`). Returns their number.
+    def _make_gpu_room(self, wanted: int, queue: EvictionQueue, may_evict: MayEvict | None = None, waits: bool = True) -> None:
+        """Evicts blocks in a queue's order until there is room for `wanted` more, or as many as may go (`Evictor.evict`).
 
         Decodes want one block at a time, and ranking and demoting costs as much for one as for some: so a victim, unless it is
         leased, gives up a few of its blocks ahead of need.
@@ -162,7 +164,7 @@ class Tiers:
             if not (slots := self.evictor.evict(self.gpu, node, missing if node.leases else max(missing, ahead), rank, waits)):
                 break
             evicted = evicted + slots if evicted else slots
-            missing -= len(slots)
+            missing -= self.gpu.pool.room_in(slots)
         if self.gpu.demotions:
             self.evictor.submit_demotions(self.gpu)
         self.gpu.pool.release(evicted)  # not sooner: only now do the transfers that read them hold them back
@@ -170,7 +172,6 @@ class Tiers:
             self.evicted_by_lru += len(evicted)
         else:
             self.evicted_by_policy += len(evicted)
-        return len(evicted)
 
     @property
     def has_dropped(self) -> bool:
@@ -251,8 +252,9 @@ class Tiers:
         return any(pool.spoiled for pool in self.pools)
 
     def drop_spoiled(self) -> None:
-        """Drops such blocks, as far as no running sequence uses them."""
-        self.evictor.drop_spoiled()
+        """Drops such blocks, if there are any, as far as no running sequence uses them."""
+        if self.spoiled:
+            self.evictor.drop_spoiled()
 
     def clear(self) -> int:
         """Drops all that no running sequence uses, so that no later process finds it, nor what was evicted earlier. Returns the
