@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE
-from pbkv_cluster.core.tokens import count
+from pbkv_cluster.core.tokens import BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
 from tests.cache.staging_rig import Rig
 from tests.cache.test_cache_model import Driver, named
@@ -84,7 +85,44 @@ def test_a_step_computes_what_the_disk_does_not_bring_in_time_and_the_disk_is_le
     rig.settle()
     assert set(slots) <= set(pool.free())
     assert rig.cache.tiers.room() == pool.capacity
-    assert rig.tiers("a") == {}
+    assert rig.tiers("a") == {Tier.DISK: TEXT}, "what is slow to read is sound"
     assert rig.run("b") == {Tier.DISK: count(text("b", TEXT)) - 1}
-    assert rig.cache.tiers.decisions["load_late"] == rig.cache.tiers.decisions["drop_spoiled"] == TEXT
-    assert rig.cache.tiers.decisions["load_failed"] == 0
+    assert rig.cache.tiers.decisions["load_late"] == TEXT
+    assert rig.cache.tiers.decisions["load_failed"] == rig.cache.tiers.decisions["drop_spoiled"] == 0
+
+
+def test_a_late_read_costs_the_disk_nothing_and_what_follows_the_prefix_can_still_be_loaded() -> None:
+    rig, lost = Rig(disk=60, compute_s=2.0), 30.0
+
+    def tokens(*numbers: int) -> bytes:
+        return pack([number for number in numbers for _ in range(BLOCK_TOKENS)] + [0])
+
+    def opened(name: str, *numbers: int) -> CacheHandle:
+        prompt = tokens(*numbers)
+        handle = rig.cache.open(StepIdentity(space(), name, "a", 1, count(prompt)), prompt)
+        assert handle is not None
+        return handle
+
+    contexts = [(1, 2, 3, 10 + at, 20 + at, 30 + at) for at in range(4)]
+    for numbers in contexts:
+        rig.clock.advance(1.0)
+        handle = opened(f"w{numbers[-1]}", *numbers)
+        assert rig.cache.grow(handle, count(tokens(*numbers)))
+        rig.cache.commit(handle, tokens(*numbers))
+        rig.cache.close(handle)
+        rig.settle()
+    for numbers in contexts:
+        rig.cache.retire(f"w{numbers[-1]}")
+    rig.run_and_end("abcdefg")
+    used = rig.cache.used_blocks(Tier.DISK)
+    for _ in range(2):
+        handle = opened("prefix", 1, 2, 3, 99)
+        assert handle.delivered == {Tier.DISK: 3 * BLOCK_TOKENS}
+        rig.clock.advance(lost)
+        rig.cache.poll()
+        assert rig.cache.broken() == [handle]
+        rig.cache.close(handle)
+        rig.settle()
+    assert rig.cache.used_blocks(Tier.DISK) >= used
+    for numbers in contexts:
+        assert rig.cache.captured(space(), tokens(*numbers)) == {Tier.DISK: 6 * BLOCK_TOKENS}

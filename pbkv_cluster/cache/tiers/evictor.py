@@ -91,7 +91,7 @@ class Evictor:
             self._announce(node, blocks[0], homeless[0] if homeless else stop)
         if homeless:
             self.decisions[codes.drop[retired]] += len(homeless)
-            self._cut(node, homeless[0], codes.drop[retired], rank)
+            self.cut(node, homeless[0], codes.drop[retired], rank)
         self._settle(node)
         return slots
 
@@ -215,7 +215,7 @@ class Evictor:
             if not (slots := self.evict(tier, found[0], len(blocks) - pool.room, found[1], waits)):
                 return
             self.submit_demotions(tier)
-            self._release(tier, slots)
+            self.release(tier, slots)
 
     def submit_demotions(self, tier: CacheTier) -> None:
         """Submits the copies from a tier to the slower one that have been planned."""
@@ -236,17 +236,17 @@ class Evictor:
             self._in_flight.submit(tier.pool, sources, pool, targets, labels)
             pool.release(dropped)
 
-    def _release(self, tier: CacheTier, slots: Slots) -> None:
+    def release(self, tier: CacheTier, slots: Slots) -> None:
         """Gives up slots of a tier. Planned copies to them are made all the same, unless another block takes the slot first."""
         for faster in self._tiers[: tier.index]:
             if faster.slower is tier and faster.demotions:
                 faster.dropped |= faster.demotions.keys() & set(slots)
         tier.pool.release(slots)
 
-    def _cut(self, node: Node, blocks: int, reason: str, rank: Rank | None = None) -> None:
+    def cut(self, node: Node, blocks: int, reason: str, rank: Rank | None = None) -> None:
         """Drops all of a node after its first `blocks` blocks, and all its descendants, for one reason."""
         for child in list(node.children.values()) if node.children else ():
-            self._cut(child, 0, reason)
+            self.cut(child, 0, reason)
             self._tree.remove_leaf(child)
         self._log.note(reason, node, range(blocks, node.blocks), rank, rank is not None and self._tiers[GPU].lru_active)
         if node.prefetched:
@@ -255,10 +255,17 @@ class Evictor:
         for tier in self._tiers if any(node.held) else ():
             if node.held[tier.index]:
                 self._ledger.staging.leaving(node, tier.index, range(blocks, node.blocks), tier.pool.spoiled)
-                self._release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
+                self.release(tier, self._tree.unplace(node, tier.index, blocks, node.blocks))
         self._announce(node, blocks, node.blocks)
         if blocks:
             self._tree.truncate(node, blocks)
+
+    def note_lost(self, node: Node) -> None:
+        """A node has lost some of its blocks in some tiers: tells where the others lie, and ranks it anew, if there are any."""
+        if any(node.held):
+            self._announce(node, 0, node.blocks)
+        self._settle(node)
+        self._order.offer(node)
 
     def _settle(self, node: Node) -> None:
         """Removes a node of which no tier holds any block, and ranks anew what has become a candidate or changed in size."""
@@ -272,29 +279,12 @@ class Evictor:
         if not node.held[GPU]:
             self._order.offer(parent)
 
-    def drop_spoiled(self) -> int:
-        """Drops blocks whose bytes did not arrive, and what follows them, as far as no running sequence uses them.
-
-        It looks at every node: that a copy fails is very rare. Returns the blocks dropped.
-        """
-        dropped = 0
-        for node in reversed(list(self._tree.walk())):  # children before their parents
-            sound = (tier.pool.sound(slots) for tier, slots in zip(self._tiers, node.slots, strict=True) if slots)
-            blocks = node.blocks if node.refs else min(sound, default=0)
-            if blocks < node.blocks:
-                dropped += node.blocks - blocks
-                self._cut(node, blocks, "drop_spoiled")
-                self._settle(node)
-                self._order.offer(node)  # what is left of it has lost its children
-        self.decisions["drop_spoiled"] += dropped
-        return dropped
-
     def clear(self) -> int:
         """Drops all that no running sequence uses. Returns the blocks dropped, a block in two tiers counted once."""
         dropped = 0
         for node in reversed(list(self._tree.walk())):  # children before their parents
             if node.refs == 0:
                 dropped += node.blocks
-                self._cut(node, 0, "clear")
+                self.cut(node, 0, "clear")
                 self._tree.remove_leaf(node)
         return dropped

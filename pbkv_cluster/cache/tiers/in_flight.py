@@ -241,7 +241,10 @@ class TransfersInFlight:
         self._forget_due(transfer)
         self._late.discard(transfer)
         if transfer.patience_s is None:
-            self._pools[transfer.source].end(transfer.source_slots)
+            source = self._pools[transfer.source]
+            if transfer.failed and not transfer.given_up:
+                source.spoil_slots(_damaged(transfer))
+            source.end(transfer.source_slots)
         self._pools[transfer.target].end(transfer.target_slots, True, transfer.failed, transfer.unbacked)
         if transfer.failed:
             reason = "load_failed" if transfer.target is Tier.GPU else "store_failed"
@@ -252,6 +255,15 @@ class TransfersInFlight:
             if transfer.unbacked:
                 self.decisions["slot_unbacked"] += len(transfer.unbacked)
         self._on_end(transfer.target, transfer.target_slots)
+
+
+def _damaged(transfer: Transfer) -> Slots:
+    """The source slots of a load, or of what is staged, whose blocks could not be copied from there."""
+    if transfer.source is Tier.GPU or transfer.target is Tier.DISK:
+        return NO_SLOTS  # what could not be stored is still sound
+    failed = set(transfer.failed).difference(transfer.unbacked)
+    pairs = zip(transfer.source_slots, transfer.target_slots, strict=True)
+    return new_slots(source for source, target in pairs if target in failed)
 
 
 def _keys(transfer: Transfer, slots: Collection[int]) -> list[bytes]:

@@ -52,7 +52,7 @@ class BlockPool:
         self._arriving: dict[int, Transfer] = {}
         self._leaving: set[int] = set()
         self._withheld: set[int] = set()  # slots in transfer of which nobody knows how long that takes
-        self.spoiled: set[int] = set()  # resident slots that did not get their blocks
+        self.spoiled: set[int] = set()  # resident slots that did not get their blocks, or hold damaged ones
         self._without_memory: set[int] = set()  # slots of which transfers have reported that
         self._unbacked: set[int] = set()  # those of them that are given up
 
@@ -162,6 +162,10 @@ class BlockPool:
         late = [slot for slot in transfer.target_slots if self._arriving.get(slot) is transfer]
         self.spoiled.update(late)
         return len(late)
+
+    def spoil_slots(self, slots: Slots) -> None:
+        """What these slots hold, which a transfer has read, turned out to be damaged."""
+        self.spoiled.update(slot for slot in slots if slot not in self._leaving)
 
     def unwritten(self) -> Set[int]:
         """The resident slots without their blocks: a transfer still writes them, or has failed to."""

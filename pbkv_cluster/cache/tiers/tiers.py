@@ -30,6 +30,7 @@ from pbkv_cluster.cache.tiers.evictor import Evictor
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
 from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS, PrefetchLedger, PrefetchSource
+from pbkv_cluster.cache.tiers.spoiled import SpoiledBlocks
 from pbkv_cluster.cache.tiers.tier import CacheTier
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
@@ -100,6 +101,7 @@ class Tiers:
             self.prefetched,
             self.log,
         )
+        self._spoiled = SpoiledBlocks(tree, self._tiers, self.evictor, self.prefetched)
         self.decisions = self.evictor.decisions  # blocks, by reason code
         self.evicted_by_policy = 0  # blocks of the GPU
         self.evicted_by_lru = 0  # blocks of the GPU, while `lru_active`
@@ -252,9 +254,9 @@ class Tiers:
         return any(pool.spoiled for pool in self.pools)
 
     def drop_spoiled(self) -> None:
-        """Drops such blocks, if there are any, as far as no running sequence uses them."""
+        """Takes such blocks, if there are any, out of the tiers where they lack their bytes; see `SpoiledBlocks`."""
         if self.spoiled:
-            self.evictor.drop_spoiled()
+            self._spoiled.drop()
 
     def clear(self) -> int:
         """Drops all that no running sequence uses, so that no later process finds it, nor what was evicted earlier. Returns the
