@@ -126,3 +126,46 @@ def test_a_late_read_costs_the_disk_nothing_and_what_follows_the_prefix_can_stil
     assert rig.cache.used_blocks(Tier.DISK) >= used
     for numbers in contexts:
         assert rig.cache.captured(space(), tokens(*numbers)) == {Tier.DISK: 6 * BLOCK_TOKENS}
+
+
+def test_a_step_waits_for_nothing_that_it_has_computed() -> None:
+    rig = Rig(disk=40, compute_s=2.0)
+    rig.run_and_end("abcdefg")
+    tokens, rig.compute_s = text("a", TEXT), 0.0001
+    assert rig.tiers("a") == {Tier.DISK: TEXT}
+    handle = rig.cache.open(StepIdentity(space(), "later", "a", 1, count(tokens)), tokens)
+    assert handle is not None
+    assert handle.delivered == {}, "to load it takes longer"
+    rig.compute_s = 2.0
+    assert rig.cache.grow(handle, count(tokens))
+    computed = tuple(handle.table.slots[:TEXT])
+    assert rig.cache.requests.prefetch(space(), tokens).loaded == TEXT * BLOCK_TOKENS
+    rig.cache.commit(handle, tokens)
+    assert rig.cache.is_ready(handle)
+    assert tuple(handle.table.slots[:TEXT]) == computed
+    rig.clock.advance(3600)
+    rig.cache.poll()
+    assert not rig.cache.broken()
+    rig.cache.check_integrity()
+    rig.cache.close(handle)
+    rig.settle()
+    assert rig.tiers("a") == {Tier.GPU: TEXT}
+
+
+def test_a_step_that_has_computed_what_another_waits_for_waits_no_longer_than_that_one() -> None:
+    rig = Rig(disk=40, compute_s=2.0)
+    rig.run_and_end("abcdefg")
+    tokens, rig.compute_s = text("a", TEXT), 0.0001
+    first = rig.cache.open(StepIdentity(space(), "first", "a", 1, count(tokens)), tokens)
+    assert first is not None
+    rig.compute_s = 2.0
+    second = rig.cache.open(StepIdentity(space(), "second", "a", 1, count(tokens)), tokens)
+    assert second is not None
+    assert second.delivered == {Tier.DISK: TEXT * BLOCK_TOKENS}
+    assert rig.cache.grow(first, count(tokens))
+    rig.cache.commit(first, tokens)
+    rig.cache.check_integrity()
+    assert not rig.cache.is_ready(first)
+    rig.clock.advance(2.1)
+    rig.cache.poll()
+    assert rig.cache.broken() == [first, second]

@@ -180,7 +180,7 @@ def test_a_sequence_that_gives_up_leaves_the_load_to_others(rig: Rig) -> None:
     assert rig.cache.captured(SPACE, prompt_of(1)) == {Tier.GPU: 48}
 
 
-def test_a_sequence_that_goes_on_with_loaded_blocks_waits_for_them(rig: Rig) -> None:
+def test_a_sequence_goes_on_with_what_it_has_computed_while_the_same_is_loaded(rig: Rig) -> None:
     rig.cache.clear()
     rig.complete_all()
     rig.run(1)
@@ -192,10 +192,14 @@ def test_a_sequence_that_goes_on_with_loaded_blocks_waits_for_them(rig: Rig) -> 
     assert taken is not None
     rig.cache.tiers.give(taken)
     assert rig.cache.requests.prefetch(SPACE, prompt_of(1)).loaded == 48
+    computed = tuple(handle.table.slots)
     rig.cache.commit(handle, first_block)
-    assert not handle.ready
-    rig.complete_all()
     assert handle.ready
+    assert tuple(handle.table.slots) == computed
+    rig.cache.check_integrity()
+    rig.complete_all()
+    rig.cache.check_integrity()
+    assert rig.cache.captured(SPACE, prompt_of(1)) == {Tier.GPU: 48}
 
 
 class TestChains:

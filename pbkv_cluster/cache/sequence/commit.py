@@ -79,12 +79,18 @@ class Committer:
         return node, first
 
     def _follow(self, handle: CacheHandle, own: BlockRange, child: Node, part: bytes, now: float) -> None:
-        """Continues along a node with the same blocks: its GPU slots replace the sequence's, and it gets those it lacks."""
+        """Continues along a node with the same blocks: its GPU slots replace the sequence's, and it gets those it lacks.
+
+        Those whose blocks have not arrived yet are replaced by the sequence's, so that it waits for nothing that it has
+        computed; unless other sequences wait for them, and so have set how long for.
+        """
         table = handle.table
         same = common_blocks(child.tokens, part, 0, len(part))
         if same < child.blocks:
             lower, child = child, self._tree.split(child, same)
             self._tiers.offer(lower)  # the upper part is about to be locked
+        if not child.refs:
+            self._tiers.give_up_arriving(child)
         self._tree.lock_child(child)
         held = child.held[GPU]
         self._tiers.give(table.replace(child.slots[GPU][:held]))

@@ -203,6 +203,15 @@ class Tiers:
         self.tree.place(node, GPU, start, slots)
         self.note(node, start, start + len(slots))
 
+    def give_up_arriving(self, node: Node) -> None:
+        """Takes a node's blocks off the GPU from the first on that has not arrived. They must be held there again at once, in
+        other slots; prefetched ones count as used then, as if they had arrived.
+        """
+        if unwritten := self.gpu.pool.unwritten():
+            held = node.held[GPU]
+            arrived = next((at for at, slot in enumerate(node.slots[GPU][:held]) if slot in unwritten), held)
+            self.give(self.tree.unplace(node, GPU, arrived, held))
+
     def load(self, path: Sequence[Node], slots: Slots, source: PrefetchSource | None = None) -> list[Transfer]:
         """Copies the first blocks of a path that the GPU lacks into `slots`, as many as these are, each from the fastest tier
         that has it; its copy there is the first to be evicted. With `source`, it is a prefetch. Returns the transfers: those of
