@@ -38,6 +38,10 @@ class Bus(LateEngine):
         if timeout_s is None or not self.is_slow:
             super().wait(transfers, timeout_s)
 
+    def end(self, transfer: Transfer) -> None:
+        """Completes one transfer."""
+        self._complete(transfer)
+
     def completed(self) -> list[Transfer]:
         done, self._completed = self._completed, []
         return done

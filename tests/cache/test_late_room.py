@@ -8,7 +8,7 @@ from pbkv_cluster.cache.sequence.handle import CacheHandle
 from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import Tier
-from tests.cache.staging_rig import Peer, Rig
+from tests.cache.staging_rig import BLOCK_S, Peer, Rig
 from tests.cache.test_leases import TEXT, space, text
 
 
@@ -68,3 +68,28 @@ def test_slots_of_blocks_that_something_late_reads_are_no_room(rig: Rig) -> None
     slots = rig.cache.tiers.take(tree - resident.held[0])
     assert slots is not None
     assert len(slots) == tree - resident.held[0]
+
+
+def test_an_idle_worker_waits_until_all_slots_are_room_again() -> None:
+    """Also for loads from host memory to which a late disk was to bring the blocks, when the disk has ended."""
+    rig = Rig(disk=40, compute_s=2.0)
+    rig.run_and_end("abcdefg")
+    rig.ahead("a", seconds=2.5 * BLOCK_S)
+    rig.settle()
+    assert rig.ahead("a")
+    handle = opened(rig, "a")
+    assert handle is not None
+    reads = [each for transfer in handle.waits_for for each in (transfer, *transfer.after) if each.source is Tier.DISK]
+    assert any(transfer.source is Tier.HOST for transfer in handle.waits_for)
+    rig.clock.advance(10.0)
+    rig.cache.poll()
+    rig.cache.close(handle)
+    for each in reads:
+        rig.bus.end(each)
+    rig.cache.poll()
+    in_flight, pool = rig.cache.tiers.in_flight, rig.cache.tiers.gpu.pool
+    assert not in_flight.is_late(Tier.DISK)
+    assert rig.cache.tiers.room() < pool.capacity
+    assert in_flight.wait_for_late(0.005)
+    assert rig.cache.tiers.room() == pool.capacity
+    assert not in_flight.wait_for_late(0.005)

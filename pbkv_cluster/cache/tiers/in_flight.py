@@ -200,16 +200,22 @@ class TransfersInFlight:
             assert due < inf or all(each.done for each in late), "a transfer that was waited for was not reported"
 
     def wait_for_late(self, timeout_s: float | None = None) -> bool:
-        """Blocks until what was given up has ended, so that its slots are room again, or `timeout_s` seconds have passed.
+        """Blocks until what was given up has ended, and all that keeps its slots busy, so that they are room again; or until
+        `timeout_s` seconds have passed.
 
         Returns:
             Whether there was anything to wait for.
         """
-        late = tuple(self._late)
+        late = [each for each in self._open if self._withholds(each)]
         if late:
             self._engine.wait(late, timeout_s)
             self._note_completed()
         return bool(late)
+
+    def _withholds(self, transfer: Transfer) -> bool:
+        """Whether slots that are no room now wait for a transfer, itself given up or not."""
+        targets = self._pools[transfer.target].withholds(transfer.target_slots)
+        return targets or (transfer.patience_s is None and self._pools[transfer.source].withholds(transfer.source_slots))
 
     def wait_for_slots(self, pool: BlockPool, count: int) -> None:
         """Blocks until a pool has `count` free slots. It must have room for them, so meanwhile nothing is given up.

@@ -157,6 +157,10 @@ class BlockPool:
         self._withheld |= late
         self.room -= len(late & self._leaving)
 
+    def withholds(self, slots: Slots) -> bool:
+        """Whether any of these slots are withheld."""
+        return bool(self._withheld) and not self._withheld.isdisjoint(slots)
+
     def spoil(self, transfer: Transfer) -> int:
         """Those that wait for what a transfer writes are to wait no longer. Returns the number of its slots still arriving."""
         late = [slot for slot in transfer.target_slots if self._arriving.get(slot) is transfer]
