@@ -12,7 +12,7 @@ from pbkv_cluster.cache.step_identity import StepIdentity
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE
 from pbkv_cluster.core.tokens import BLOCK_TOKENS, count, pack
 from pbkv_cluster.core.usage import Tier
-from tests.cache.staging_rig import Rig
+from tests.cache.staging_rig import BLOCK_S, Rig
 from tests.cache.test_cache_model import Driver, named
 from tests.cache.test_failed_transfers import FailingDriver
 from tests.cache.test_fetches import FetchingEngine, Others
@@ -169,3 +169,28 @@ def test_a_step_that_has_computed_what_another_waits_for_waits_no_longer_than_th
     rig.clock.advance(2.1)
     rig.cache.poll()
     assert rig.cache.broken() == [first, second]
+
+
+def test_near_blocks_are_not_given_up_with_those_that_are_still_being_staged() -> None:
+    rig = Rig(disk=40, compute_s=2.0)
+    rig.run_and_end("abcdefg")
+    for seconds in (2.5 * BLOCK_S, 1.0):
+        for _ in range(4):
+            rig.settle()
+            if rig.ahead("a", seconds=seconds):
+                break
+    tokens = text("a", TEXT)
+    handle = rig.cache.open(StepIdentity(space(), "later", "a", 1, count(tokens)), tokens)
+    assert handle is not None
+    near, late = handle.waits_for
+    assert (near.source, len(near), near.after) == (Tier.HOST, 2, [])
+    assert (late.source, len(late)) == (Tier.HOST, 2)
+    assert [each.source for each in late.after] == [Tier.DISK]
+    rig.bus.end(near)
+    rig.clock.advance(10.0)
+    rig.cache.poll()
+    assert rig.cache.broken() == [handle]
+    rig.cache.close(handle)
+    assert rig.tiers("a") == {Tier.GPU: 2, Tier.DISK: 2}
+    rig.settle()
+    assert rig.tiers("a") == {Tier.GPU: 2, Tier.DISK: 2}

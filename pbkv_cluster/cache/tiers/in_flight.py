@@ -1,7 +1,7 @@
 """The transfers that have been submitted and are not done, and the slots that they keep busy."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import inf
 
 from pbkv_cluster.cache.decisions.log import DecisionLog
@@ -56,22 +56,34 @@ class TransfersInFlight:
         target_slots: Slots,
         labels: Sequence[BlockLabel] = (),
         urgent: bool = True,
-    ) -> Transfer | None:
+    ) -> list[Transfer]:
         """Copies blocks, pairwise. The source slots may be released as soon as this returns, and not sooner.
 
         Returns:
-            The transfer; None: all sources are known to be damaged.
+            The transfer; or two, of which the second comes after what may be late: then it is given up alone. None, if all
+            sources are known to be damaged.
         """
         if source.spoiled and not source.spoiled.isdisjoint(source_slots):
             sound = [number for number, slot in enumerate(source_slots) if slot not in source.spoiled]
             lost = new_slots(set(target_slots) - {target_slots[number] for number in sound})
             target.spoiled.update(lost)
             self._on_end(target.kind, lost)
-            if not sound:
-                return None
-            source_slots = new_slots(source_slots[number] for number in sound)
-            target_slots = new_slots(target_slots[number] for number in sound)
-            labels = [labels[number] for number in sound] if labels else ()
+            source_slots, target_slots, labels = _chosen(sound, source_slots, target_slots, labels)
+        parts = source.by_writer(source_slots)
+        return [
+            self._submit(source, sources, target, targets, named, urgent)
+            for sources, targets, named in (_chosen(part, source_slots, target_slots, labels) for part in parts if part)
+        ]
+
+    def _submit(
+        self,
+        source: BlockPool,
+        source_slots: Slots,
+        target: BlockPool,
+        target_slots: Slots,
+        labels: Sequence[BlockLabel],
+        urgent: bool,
+    ) -> Transfer:
         after = source.writers(source_slots)
         transfer = Transfer(source.kind, source_slots, target.kind, target_slots, after, labels, urgent=urgent)
         if self._engine.submit(transfer):
@@ -137,7 +149,7 @@ class TransfersInFlight:
                 brought by then is given up.
         """
         transfer.expedite()
-        for each in self._idle.intersection(_with_earlier(transfer)) if self._idle else ():
+        for each in self._idle.intersection(transfer.with_earlier()) if self._idle else ():
             self._idle.remove(each)
             self._due[each] = min(self._due[each], self._clock.now() + patience_s)
 
@@ -187,7 +199,7 @@ class TransfersInFlight:
         """
         end = inf if timeout_s is None else self._clock.now() + timeout_s
         while late := [each for each in transfers if not each.done and not each.given_up]:
-            waited = {each for transfer in late for each in _with_earlier(transfer) if each in self._due}
+            waited = {each for transfer in late for each in transfer.with_earlier() if each in self._due}
             due = min((self._due[each] for each in waited), default=inf)
             until = min(due, end)
             self._engine.wait(late, None if until == inf else max(0.0, until - self._clock.now()))
@@ -231,7 +243,7 @@ class TransfersInFlight:
             self.waited_s[pool.kind] += self._clock.now() - began_at
 
     def _free_slots(self, pool: BlockPool, count: int) -> None:
-        for transfer in sorted(self._open, key=_may_be_late):
+        for transfer in sorted(self._open, key=lambda transfer: transfer.may_be_late):
             if count <= pool.free_slots:
                 return
             if pool.kind in (transfer.source, transfer.target) and not transfer.done and not transfer.given_up:
@@ -249,7 +261,7 @@ class TransfersInFlight:
         if transfer.patience_s is None:
             source = self._pools[transfer.source]
             if transfer.failed and not transfer.given_up:
-                source.spoil_slots(_damaged(transfer))
+                source.spoil_slots(transfer.damaged)
             source.end(transfer.source_slots)
         self._pools[transfer.target].end(transfer.target_slots, True, transfer.failed, transfer.unbacked)
         if transfer.failed:
@@ -263,27 +275,16 @@ class TransfersInFlight:
         self._on_end(transfer.target, transfer.target_slots)
 
 
-def _damaged(transfer: Transfer) -> Slots:
-    """The source slots of a load, or of what is staged, whose blocks could not be copied from there."""
-    if transfer.source is Tier.GPU or transfer.target is Tier.DISK:
-        return NO_SLOTS  # what could not be stored is still sound
-    failed = set(transfer.failed).difference(transfer.unbacked)
-    pairs = zip(transfer.source_slots, transfer.target_slots, strict=True)
-    return new_slots(source for source, target in pairs if target in failed)
+def _chosen(
+    numbers: Sequence[int], sources: Slots, targets: Slots, labels: Sequence[BlockLabel]
+) -> tuple[Slots, Slots, Sequence[BlockLabel]]:
+    """Some of the pairs of a transfer, and their labels, if there are any."""
+    if len(numbers) == len(sources):
+        return sources, targets, labels
+    chosen = [labels[number] for number in numbers] if labels else ()
+    return new_slots(sources[number] for number in numbers), new_slots(targets[number] for number in numbers), chosen
 
 
 def _keys(transfer: Transfer, slots: Collection[int]) -> list[bytes]:
     """Of the blocks that a transfer was to write to some slots, if it has labels."""
     return [label.key for slot, label in zip(transfer.target_slots, transfer.labels, strict=False) if slot in slots]
-
-
-def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:
-    """A transfer, and all that it has to come after."""
-    yield transfer
-    for each in transfer.after:
-        yield from _with_earlier(each)
-
-
-def _may_be_late(transfer: Transfer) -> bool:
-    """Whether it may take as long as another node, or the disk, does."""
-    return any(each.patience_s is not None or each.source is Tier.DISK for each in _with_earlier(transfer))

@@ -185,6 +185,17 @@ class BlockPool:
             return []
         return list(dict.fromkeys(self._arriving[slot] for slot in slots if slot in self._arriving))
 
+    def by_writer(self, slots: Slots) -> tuple[Sequence[int], Sequence[int]]:
+        """The numbers of some slots: without those that a transfer writes which may be late, and these."""
+        if not self._arriving:
+            return range(len(slots)), ()
+        writers = {writer for writer in self.writers(slots) if writer.may_be_late}
+        late = [at for at, slot in enumerate(slots) if self._arriving.get(slot) in writers] if writers else []
+        if not late:
+            return range(len(slots)), ()
+        left = set(late)
+        return [at for at in range(len(slots)) if at not in left], late
+
     def arriving(self, slots: Slots) -> Counter[Tier]:
         """Those of these slots that transfers write to, counted by the tiers that these copy from."""
         if not self._arriving:

@@ -215,34 +215,30 @@ class Tiers:
     def load(self, path: Sequence[Node], slots: Slots, source: PrefetchSource | None = None) -> list[Transfer]:
         """Copies the first blocks of a path that the GPU lacks into `slots`, as many as these are, each from the fastest tier
         that has it; its copy there is the first to be evicted. With `source`, it is a prefetch. Returns the transfers: those of
-        what is still being fetched, and of what follows it, keep nothing else waiting.
+        what may be late keep nothing else waiting.
         """
-        pairs: dict[tuple[bool, int], tuple[Slots, Slots]] = {}
-        taken, is_late = 0, False
+        pairs: dict[int, tuple[Slots, Slots]] = {}
+        taken = 0
         for node in path:
             start = node.held[GPU]
             count = min(node.blocks - start, len(slots) - taken)
             if count:
                 own = slots[taken : taken + count]
                 for tier, first, stop in node.runs(start, start + count):
-                    late = first if is_late else first + self.pools[tier].fetched(node.slots[tier], range(first, stop))
-                    is_late = late < stop
-                    for key, begin, end in (((False, tier), first, late), ((True, tier), late, stop)):
-                        if begin < end:
-                            sources, targets = pairs.setdefault(key, (new_slots(), new_slots()))
-                            sources.extend(node.slots[tier][begin:end])
-                            targets.extend(own[begin - start : end - start])
+                    sources, targets = pairs.setdefault(tier, (new_slots(), new_slots()))
+                    sources.extend(node.slots[tier][first:stop])
+                    targets.extend(own[first - start : stop - start])
                 self.hold(node, start, own)
                 self.log.note(LOAD_REASONS[source], node, range(start, start + count))
                 if source is not None:
                     self.prefetched.loaded(node, count, source)
                 taken += count
         assert taken == len(slots)
-        made = (
-            self.in_flight.submit(self.pools[tier], sources, self.gpu.pool, targets, urgent=source is None)
-            for (_, tier), (sources, targets) in sorted(pairs.items())
-        )
-        return [transfer for transfer in made if transfer is not None]
+        return [
+            transfer
+            for tier, (sources, targets) in sorted(pairs.items())
+            for transfer in self.in_flight.submit(self.pools[tier], sources, self.gpu.pool, targets, urgent=source is None)
+        ]
 
     def by_tier(self, path: Sequence[Node], blocks: int) -> dict[Tier, int]:
         """See `blocks_by_tier`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Protocol
 
-from pbkv_cluster.cache.tree.node import NO_SLOTS, Slots
+from pbkv_cluster.cache.tree.node import NO_SLOTS, Slots, new_slots
 from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.usage import Tier
 
@@ -103,6 +103,26 @@ class Transfer:
     @property
     def done(self) -> bool:
         return self.state is _DONE
+
+    def with_earlier(self) -> Iterator[Transfer]:
+        """It, and all that it has to come after."""
+        yield self
+        for each in self.after:
+            yield from each.with_earlier()
+
+    @property
+    def may_be_late(self) -> bool:
+        """Whether it may take as long as another node, or the disk, does."""
+        return any(each.patience_s is not None or each.source is Tier.DISK for each in self.with_earlier())
+
+    @property
+    def damaged(self) -> Slots:
+        """The source slots of a load, or of what is staged, whose blocks could not be copied from there."""
+        if self.source is Tier.GPU or self.target is Tier.DISK:
+            return NO_SLOTS  # what could not be stored is still sound
+        failed = set(self.failed).difference(self.unbacked)
+        pairs = zip(self.source_slots, self.target_slots, strict=True)
+        return new_slots(source for source, target in pairs if target in failed)
 
     def expedite(self) -> None:
         """Something waits for it from now on, and so for those that it comes after."""
