@@ -49,15 +49,22 @@ class CopyCosts:
         load_s = sum(self.copy_seconds(tier, Tier.GPU, copied) for tier, copied in by_tier.items())
         return wait_s + load_s <= self._compute_seconds(ahead + blocks * BLOCK_TOKENS)
 
-    def load_pays(self, kind: Tier) -> bool:
-        """Whether to load a block from a tier takes no longer than to compute it."""
-        return self.pays({kind: 1}, 1)
+    def worth_loading(self, kind: Tier, blocks: int) -> int:
+        """How many of some blocks of a tier are worth loading: all, if that takes no longer than to compute them; else no more
+        than are worth a trial.
+        """
+        if self.pays({kind: blocks}, blocks):
+            return blocks
+        tried = min(blocks, self._trial_blocks(kind, Tier.GPU))
+        return tried if tried and self.pays({kind: tried}, tried) else 0
 
     def demotion_pays(self, source: Tier, target: Tier, blocks: int) -> bool:
         """Whether blocks may go from one tier to a slower one: they can be loaded as fast as computed, and, beyond the host,
         which is made room in while a step waits, to take them keeps nobody waiting for longer than to compute them would.
+
+        Nothing is kept for a trial: what the tier still has is enough for that.
         """
-        if not self.load_pays(target):
+        if self._is_late(target) or not self._pays({target: 1}, 1, 0, 0.0):
             return False
         if source is Tier.GPU:
             return True

@@ -1,5 +1,6 @@
 """What clients ask of a cache besides steps: to load blocks ahead of their use, and to lease them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -151,14 +152,16 @@ class ClientRequests:
 
     def _worth_loading(self, path: Sequence[Node]) -> int:
         """How many of the blocks that the GPU lacks come before the first that is loaded slower than computed."""
-        blocks, missing = 0, sum(node.blocks - node.held[GPU] for node in path)
+        by_tier, missing = Counter[Tier](), sum(node.blocks - node.held[GPU] for node in path)
         for node in path:
             for tier, start, stop in node.runs(node.held[GPU], node.blocks):
-                if not self._tiers.costs.load_pays(self._tiers.pools[tier].kind):
-                    self._tiers.decisions["prefetch_skipped_slower"] += missing - blocks
-                    return blocks
-                blocks += stop - start
-        return blocks
+                kind = self._tiers.pools[tier].kind
+                wanted = by_tier[kind] + stop - start
+                by_tier[kind] = max(by_tier[kind], self._tiers.costs.worth_loading(kind, wanted))
+                if by_tier[kind] < wanted:
+                    self._tiers.decisions["prefetch_skipped_slower"] += missing - by_tier.total()
+                    return by_tier.total()
+        return by_tier.total()
 
 
 def _prefetched(loaded: int, resident: int, blocks: int, by_tier: Mapping[Tier, int]) -> Prefetched:

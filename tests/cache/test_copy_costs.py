@@ -10,7 +10,7 @@ from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere, Nowhere
 from pbkv_cluster.cache.tiers.transfer import NullTransferEngine
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.config import CacheConfig
-from pbkv_cluster.core.tokens import BLOCK_TOKENS, count
+from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import Tier
 from tests.cache.test_leases import space, text
 
@@ -88,14 +88,31 @@ def test_of_what_is_slow_to_fetch_no_more_is_fetched_than_is_worth_a_trial(trial
     assert rig.cache.tiers.decisions["fetch_skipped_slower"] == BLOCKS - sum(fetched.values())
 
 
-def test_a_trial_keeps_blocks_that_could_not_be_tried_otherwise() -> None:
-    kept = []
-    for trial in (0, 1):
-        rig = Rig(Lanes(2 * COMPUTE_S, trial))
-        for name in "ab":
-            rig.run(name)
-        kept.append(rig.cache.used_blocks(Tier.HOST))
-    assert kept[0] == 0 < kept[1]
+@pytest.mark.parametrize("trial", [0, 1, BLOCKS])
+def test_nothing_is_kept_for_a_trial(trial: int) -> None:
+    rig = Rig(Lanes(2 * COMPUTE_S, trial))
+    for name in "ab":
+        rig.run(name)
+    assert rig.cache.used_blocks(Tier.HOST) == 0
+
+
+@pytest.mark.parametrize("trial", [0, 1, 3, BLOCKS])
+def test_a_client_s_prefetch_loads_no_more_of_what_is_slow_than_is_worth_a_trial(trial: int) -> None:
+    """However many nodes the blocks are in."""
+    rig = Rig(Lanes(2 * COMPUTE_S)).in_host()
+    short = text("a", BLOCKS)[: 2 * BLOCK_BYTES] + text("c", 1)
+    handle = rig.cache.open(StepIdentity(space(), "c", "a", 1, count(short)), short)  # splits the path after two blocks
+    assert handle is not None
+    rig.cache.close(handle)
+    on_gpu = rig.cache.captured(space(), text("a", BLOCKS)).get(Tier.GPU, 0)
+    for name in "abc":
+        rig.cache.retire(name)
+    rig.lanes.trial = trial
+    done = rig.cache.requests.prefetch(space(), text("a", BLOCKS))
+    missing = BLOCKS * BLOCK_TOKENS - on_gpu
+    assert done.loaded == min(trial * BLOCK_TOKENS, missing)
+    assert rig.cache.tiers.decisions["prefetch_skipped_slower"] == (missing - done.loaded) // BLOCK_TOKENS
+    rig.cache.check_integrity()
 
 
 def test_a_load_that_the_queue_hides_is_made_and_the_guard_does_the_same_for_lru() -> None:

@@ -1,5 +1,6 @@
 """Loads blocks to the GPU ahead of their use, and keeps within what the bus can carry meanwhile."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -166,8 +167,11 @@ class Prefetcher:
 
         What is still being staged comes later: a step would wait for both.
         """
-        slower = [tier for tier in self._tiers if tier.index != GPU and node.held[tier.index]]
-        if not all(self._tiers.costs.load_pays(tier.kind) for tier in slower):
+        counts, start = Counter[Tier](), node.held[GPU]
+        for index, first, stop in node.runs(start, start + wanted):
+            counts[self._tiers.pools[index].kind] += stop - first
+        if any(self._tiers.costs.worth_loading(kind, blocks) < blocks for kind, blocks in counts.items()):
             self._tiers.decisions["prefetch_skipped_slower"] += wanted
             return False
+        slower = (tier for tier in self._tiers if tier.index != GPU and node.held[tier.index])
         return not any(tier.pool.staging(node.slots[tier.index])[1] for tier in slower)

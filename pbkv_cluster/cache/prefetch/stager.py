@@ -149,9 +149,9 @@ class Stager:
             if index <= _HOST or staged or (node.staged is not None and node.staged[:2] != (reason, tier.kind)):
                 continue  # what was staged in another way is to be settled first
             blocks = range(first, min(stop, first + self._budget(tier.kind, seconds, reason, now)))
-            if blocks and not self._tiers.costs.load_pays(tier.kind):
-                self._tiers.decisions["stage_skipped_slower"] += len(blocks)
-                continue
+            worth = self._tiers.costs.worth_loading(tier.kind, len(blocks)) if blocks else 0
+            self._tiers.decisions["stage_skipped_slower"] += len(blocks) - worth
+            blocks = blocks[:worth]
             slots = self._take(len(blocks), value) if blocks else None
             if slots:
                 blocks = blocks[: len(slots)]
