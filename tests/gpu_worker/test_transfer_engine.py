@@ -284,6 +284,25 @@ def test_erased_slots_hold_nothing_and_the_others_what_they_held() -> None:
     assert {block.slot for block in rig.region.stored()} == {1, 2}
 
 
+def test_erasing_waits_for_nothing_that_was_given_up_and_is_done_when_that_has_ended() -> None:
+    others = HeldOthers()
+    rig = Rig(others=others)
+    rig.carry_out(store([0, 1], [0, 1]))
+    late = rig.submit(fetch(Tier.HOST, [2]))
+    wait_for(others.begun.is_set)
+    behind = rig.submit(fetch(Tier.HOST, [3]))
+    late.given_up = True
+    rig.engine.erase(Tier.HOST, new_slots([0, 2, 3]))
+    assert {block.slot for block in rig.region.stored()} == {1}
+    others.go.set()
+    rig.engine.wait((late, behind))
+    assert {block.slot for block in rig.region.stored()} == {1, 2, 3}, "they have arrived"
+    assert set(rig.engine.completed()) == {late, behind}
+    assert {block.slot for block in rig.region.stored()} == {1}
+    assert not rig.carry_out(store([4], [2]))
+    assert {block.slot for block in rig.region.stored()} == {1, 2}
+
+
 def test_an_error_in_a_thread_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
 

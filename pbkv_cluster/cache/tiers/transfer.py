@@ -183,6 +183,7 @@ class TransferEngine(Protocol):
     def erase(self, tier: Tier, slots: Slots) -> None:
         """Has slots that hold no block any more say so, where they say what they hold: no later process finds the blocks that
         were there. Returns when that is done. Transfers that have been submitted may read or write the slots until then.
+        Slots of those that were given up, or wait for such, say so only when these have ended.
         """
         ...
 

@@ -16,6 +16,7 @@ from pbkv_cluster.core.blocks import BlockLabel
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import BlockCopies
 from pbkv_cluster.gpu_worker.kv.disk_copies import DiskCopies
+from pbkv_cluster.gpu_worker.kv.erasures import Erasures, used
 from pbkv_cluster.gpu_worker.kv.host_arrivals import HostArrivals
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
 from pbkv_cluster.gpu_worker.kv.lanes.copy_lane import CopyLane
@@ -75,7 +76,7 @@ class ThreadedTransferEngine:
         self._done: deque[Transfer] = deque()  # by the lanes' threads, in the order of completion
         self._error: BaseException | None = None
         self.meter, self._speeds = CopyMeter([*lanes, *staging]), {lane: LaneSpeed(now) for lane in self._lanes}
-        self._arrivals = HostArrivals(region, disk, others, self.meter.add_damaged)
+        self._erasures, self._arrivals = Erasures(region, disk), HostArrivals(region, disk, others, self.meter.add_damaged)
 
     def submit(self, transfer: Transfer) -> bool:
         """See `TransferEngine.submit`."""
@@ -96,6 +97,7 @@ class ThreadedTransferEngine:
         completed = [self._done.popleft() for _ in range(len(self._done))]
         for transfer in completed:
             del self._open[transfer]
+            self._erasures.ended(transfer)
         return completed
 
     def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
@@ -140,14 +142,12 @@ class ThreadedTransferEngine:
         return block_s * (queued - arrived * len(transfer)) if block_s else inf
 
     def erase(self, tier: Tier, slots: Slots) -> None:
-        """See `TransferEngine.erase`. No transfer runs meanwhile, so that no header has two writers."""
-        self.wait(tuple(self._open))
-        if tier is Tier.DISK:
-            if self._disk is not None:
-                self._disk.erase(slots)
-            return
-        for slot in slots:
-            self._region.slots.clear(slot)
+        """See `TransferEngine.erase`. No transfer uses a slot while it is emptied, so that no header has two writers."""
+        erased, late_lanes = set(slots), {self._lanes[each.source, each.target] for each in self._open if each.given_up}
+        using = [each for each in self._open if not erased.isdisjoint(used(each, tier))]
+        late = [each for each in using if self._lanes[each.source, each.target] in late_lanes]
+        self.wait(set(using).difference(late))
+        self._erasures.erase(tier, slots, late)
 
     def close(self) -> None:
         """Ends the threads, after the copies that have begun."""
