@@ -24,14 +24,13 @@ from pbkv_cluster.cache.decisions.log import DecisionLog
 from pbkv_cluster.cache.eviction import EvictionQueue, Rank
 from pbkv_cluster.cache.policies.base import ReusePolicy
 from pbkv_cluster.cache.tiers.announcements import Announcements, ChangeListener
-from pbkv_cluster.cache.tiers.by_tier import blocks_by_tier
 from pbkv_cluster.cache.tiers.elsewhere import NOWHERE, Elsewhere
 from pbkv_cluster.cache.tiers.evictor import Evictor
 from pbkv_cluster.cache.tiers.in_flight import TransfersInFlight
 from pbkv_cluster.cache.tiers.order import EvictionOrder
 from pbkv_cluster.cache.tiers.prefetch_ledger import LOAD_REASONS, PrefetchLedger, PrefetchSource
 from pbkv_cluster.cache.tiers.spoiled import SpoiledBlocks
-from pbkv_cluster.cache.tiers.tier import CacheTier
+from pbkv_cluster.cache.tiers.tier import CacheTier, blocks_by_tier
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferEngine
 from pbkv_cluster.cache.tree.node import GPU, NO_SLOTS, Node, Slots, new_slots
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree
