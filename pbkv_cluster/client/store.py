@@ -59,7 +59,7 @@ class StoreClient(OperatorConnection):
             return await self._stub.Clear(store_pb2.ClearRequest())
 
     async def check(self) -> store_pb2.CheckCacheResponse:
-        """Compares the blocks in host memory with their checksums."""
+        """Compares the blocks in host memory and on disk with their checksums."""
         with typed_errors():
             return await self._stub.CheckCache(store_pb2.CheckCacheRequest())
 

@@ -30,17 +30,13 @@ class Match(NamedTuple):
 class _Held:
     """What one worker holds."""
 
-    __slots__ = ("blocks", "node", "worker")
+    __slots__ = ("blocks", "has_lent", "node", "worker")
 
     def __init__(self, worker: WorkerKey, node: str, blocks: dict[bytes, int]) -> None:
         self.worker = worker
         self.node = node
         self.blocks = blocks  # packed residencies
-
-    def lets_read(self, key: bytes) -> bool:
-        """Whether other workers can read a block here: they do not read what lies only on the disk of another."""
-        packed = self.blocks.get(key, 0)
-        return bool(packed & IN_HOST) and is_readable(packed)
+        self.has_lent = False  # whether there has been a block that other workers could read
 
     def run(self, keys: Sequence[bytes], most: int, bits: int) -> int:
         """Length of the leading run in some tiers, at most `most`, by bisection: what holds a block holds its ancestors."""
@@ -55,6 +51,59 @@ class _Held:
             else:
                 high = middle - 1
         return low
+
+
+def _lends(packed: int) -> bool:
+    """Whether other workers can read a block, of a packed residency: they do not read what lies only on the disk of another."""
+    return bool(packed & IN_HOST) and is_readable(packed)
+
+
+class _Run(NamedTuple):
+    """Leading blocks of a sequence that one worker has in memory."""
+
+    length: int
+    node: str
+    blocks: Mapping[bytes, int]  # all that it holds
+
+
+class _OtherRuns:
+    """How much of a sequence could be read from workers after what one has itself: blocks after a `start`, 0 if there are none.
+
+    Each answer is found once: mostly, many workers have the same start, such as the end of a system prompt.
+    """
+
+    def __init__(self, keys: Sequence[bytes], runs: Iterable[_Run]) -> None:
+        self._keys = keys
+        self._longest_first = sorted(runs, key=lambda run: -run.length)
+        self._by_node: dict[str, list[_Run]] = {}
+        for run in self._longest_first:
+            self._by_node.setdefault(run.node, []).append(run)
+        self._on: dict[tuple[str, int], int] = {}
+        self._on_two: dict[int, dict[str, int]] = {}  # by start: from the two nodes that have most
+
+    def on(self, node: str, start: int) -> int:
+        """From a worker of a node."""
+        if (node, start) not in self._on:
+            self._on[node, start] = next((blocks for blocks, _ in self._readable(self._by_node.get(node, ()), start)), 0)
+        return self._on[node, start]
+
+    def besides(self, node: str, start: int) -> int:
+        """From a worker of another node."""
+        if start not in self._on_two:
+            found = self._on_two[start] = {}
+            for blocks, other in self._readable(self._longest_first, start):
+                found.setdefault(other, blocks)
+                if len(found) == 2:
+                    break
+        return next((blocks for other, blocks in self._on_two[start].items() if other != node), 0)
+
+    def _readable(self, runs: Sequence[_Run], start: int) -> Iterator[tuple[int, str]]:
+        """Blocks after the start, and the node, of each run that goes on there and can be read; most blocks first."""
+        for length, node, blocks in runs:
+            if length <= start:
+                return
+            if _lends(blocks.get(self._keys[start], 0)):
+                yield length - start, node
 
 
 class BlockMap:
@@ -104,7 +153,8 @@ class BlockMap:
 
     def change(self, worker: WorkerKey, blocks: Iterable[tuple[bytes, int]]) -> None:
         """Changed blocks of a known worker; 0 for one that is gone."""
-        held, bits = self._held[worker].blocks, self._bits
+        known, bits = self._held[worker], self._bits
+        held = known.blocks
         room = self._blocks_max - len(self)
         for key, packed in blocks:
             if not packed & bits:
@@ -112,6 +162,7 @@ class BlockMap:
             elif key in held or room > 0:
                 room -= key not in held
                 held[key] = packed
+                known.has_lent = known.has_lent or _lends(packed)
             else:
                 self.left_out += 1
 
@@ -148,7 +199,7 @@ class BlockMap:
         for held in self._all:
             blocks = held.run(keys, len(keys), -1)
             runs[held.worker] = held.run(keys, blocks, IN_MEMORY), blocks
-        longest_first = sorted(self._all, key=lambda held: -runs[held.worker][0])
+        others = _OtherRuns(keys, [_Run(runs[held.worker][0], held.node, held.blocks) for held in self._all if held.has_lent])
         matches = []
         for worker in workers:
             known = self._held.get(worker)
@@ -156,19 +207,9 @@ class BlockMap:
                 matches.append(Match(0, 0))
                 continue
             in_memory, blocks = runs[worker]
-            sibling = remote = blocks
-            for other in longest_first:
-                length = runs[other.worker][0]
-                if length <= blocks or (sibling > blocks and remote > blocks):
-                    break
-                is_sibling = other.node == known.node
-                if blocks == (sibling if is_sibling else remote) and other.lets_read(keys[blocks]):
-                    if is_sibling:
-                        sibling = length
-                    else:
-                        remote = length
             gpu = known.run(keys, in_memory, ON_GPU)
-            matches.append(Match(gpu, blocks, blocks - in_memory, sibling - blocks, remote - blocks))
+            sibling, remote = others.on(known.node, blocks), others.besides(known.node, blocks)
+            matches.append(Match(gpu, blocks, blocks - in_memory, sibling, remote))
         return matches
 
     def places(self, key: bytes, besides: str = "") -> Iterator[BlockPlace]:

@@ -25,7 +25,7 @@ _LIMIT = 20  # entries of a list, where the request has no limit
 _MAX_LIMIT = 1000  # that a worker returns
 _NAMES = 16  # workflows and agents that an entry names, at most
 _ERRORS = 4  # of workers, that an error tells
-_CHECK_TIMEOUT_S = 600.0  # reads all of a worker's host memory
+_CHECK_TIMEOUT_S = 3600.0  # reads all of a worker's host memory and disk
 
 
 class WorkersServicer(store_pb2_grpc.StoreServiceServicer, ABC):

@@ -1,5 +1,6 @@
 """Blocks of an earlier process whose beginning is lost: they enter the tree when that has been computed again."""
 
+import gc
 from collections.abc import Sequence
 
 from pbkv_cluster.cache.cache import KVCache
@@ -53,6 +54,12 @@ class Rig:
 
     def holds(self, *blocks: int) -> dict[Tier, int]:
         return {tier: tokens // BLOCK_TOKENS for tier, tokens in self.cache.captured(SPACE, text(blocks)).items()}
+
+
+def remembered() -> int:
+    """Stored blocks of which anything still knows."""
+    gc.collect()
+    return sum(type(each) is StoredBlock for each in gc.get_objects())
 
 
 def test_what_follows_a_lost_block_can_be_matched_when_that_has_been_computed() -> None:
@@ -109,6 +116,17 @@ def test_their_slots_are_free_and_taken_last() -> None:
     assert rig.holds(1, 2, 3, 4) == {Tier.GPU: 1} | ({Tier.HOST: gone} if gone else {})
     rig.run(1, 2, 3)
     assert rig.holds(1, 2, 3, 4).get(Tier.HOST, 0) == int(gone != 2), "what is behind a gap is found when that is filled"
+
+
+def test_nothing_is_remembered_of_what_has_been_found_or_never_will_be() -> None:
+    found = Rig((1, 2), (1, 3))
+    assert remembered() == 2
+    found.run(1)
+    gone = Rig((1, 2))
+    pool = gone.cache.tiers[Tier.HOST].pool
+    pool.release(pool.take(HOST))
+    gone.run(1)
+    assert remembered() == 0
 
 
 def test_an_operator_who_clears_the_cache_clears_them() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pbkv_cluster.core.clock import ManualClock
@@ -200,17 +200,40 @@ def test_where_nothing_is_measured_a_prefix_is_worth_the_more_the_nearer_it_lies
     st.dictionaries(st.sampled_from(Tier), st.builds(LoadSpeed, st.floats(0, 3e-3), st.floats(0, 0.5))),
 )
 def test_what_is_measured_decides_what_loads_are_worth(there: CachedTokens, loads: dict[Tier, LoadSpeed]) -> None:
-    """A load saves the prefill less its own time and that of those before it; one that saves nothing is a prefill."""
+    """Loads save the prefill less their own time and that of those before them. A worker loads from as many kinds of memory, in
+    a row, as together save something, and what it would not load it computes, with all that follows.
+    """
+
+    def gain(*tiers: Tier) -> float:
+        found = 0.0
+        for tier in tiers:
+            if tokens := getattr(there, tier.value):
+                load = loads.get(tier, LoadSpeed(ASSUMED_COST[tier] * 1e-3, 0.0))
+                found += tokens * (1e-3 - load.token_s) - load.queue_s
+        assume(found == 0.0 or abs(found) > 1e-9)
+        return found
+
+    def loaded(*tiers: Tier) -> tuple[Tier, ...]:
+        return max((tiers[:most] for most in range(len(tiers) + 1) if gain(*tiers[:most]) >= 0), key=len)
+
     (found,) = seen((measured("w", loads), there))
-    saved = there.gpu * 1e-3
-    for tier in (Tier.HOST, Tier.DISK, Tier.SIBLING, Tier.REMOTE):
-        tokens = getattr(there, tier.value)
-        load = loads.get(tier, LoadSpeed(ASSUMED_COST[tier] * 1e-3, 0.0))
-        gain = tokens * (1e-3 - load.token_s) - load.queue_s if tokens else 0.0
-        saved += max(gain, 0.0)
-        if abs(gain) > 1e-9:
-            assert getattr(found.cached, tier.value) == (tokens if gain > 0 else 0)
-    assert saved_s(found, COSTS) == pytest.approx(saved)
+    own, others = loaded(Tier.HOST, Tier.DISK), loaded(Tier.SIBLING, Tier.REMOTE)
+    if any(getattr(there, tier.value) for tier in {Tier.HOST, Tier.DISK}.difference(own)):
+        others = ()
+    assert saved_s(found, COSTS) == pytest.approx(there.gpu * 1e-3 + gain(*own) + gain(*others))
+    kept = {Tier.GPU.value, *(tier.value for tier in (*own, *others))}
+    assert found.cached == CachedTokens(**{name: tokens if name in kept else 0 for name, tokens in there._asdict().items()})
+
+
+def test_nothing_counts_that_follows_a_gap() -> None:
+    """The host has 160 tokens and a queue that takes longer than to compute them, so the worker asks nobody for the rest."""
+    loads = {Tier.HOST: LoadSpeed(1e-4, 0.2), Tier.REMOTE: LoadSpeed(1e-4, 0.0)}
+    short, long, none = seen(
+        *((measured("w", loads), CachedTokens(64, host, remote=3840)) for host in (160, 320, 0)),
+    )
+    assert short.cached == CachedTokens(64)
+    assert long.cached == CachedTokens(64, 320, remote=3840)
+    assert none.cached == CachedTokens(64, remote=3840)
 
 
 def test_a_step_leaves_its_prefix_only_if_to_copy_it_is_sooner_than_to_wait() -> None:

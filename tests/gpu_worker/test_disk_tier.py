@@ -1,6 +1,7 @@
 """Workers with a disk tier: blocks go to the host and on to the disk, come back, and outlive the process."""
 
 import asyncio
+import errno
 import os
 import sys
 import threading
@@ -168,7 +169,11 @@ async def test_damage_another_tenant_and_another_model_are_computed(
         assert (await rig.run(step(PROMPT, tenant="acme"))).usage.delivered == {}
 
 
-async def test_a_check_finds_damage_on_disk(llama: Path, tmp_path: Path) -> None:
+def unreadable(*_: Any) -> bytes:
+    raise OSError(errno.EIO, "input/output error")
+
+
+async def test_a_check_finds_damage_on_disk(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(settings(llama, tmp_path), worker_id="w") as rig:
         await rig.run(step(PROMPT))
         await fill(rig)
@@ -181,6 +186,9 @@ async def test_a_check_finds_damage_on_disk(llama: Path, tmp_path: Path) -> None
             os.pwrite(file.fileno(), b"\xff" * 64, layout.payloads)
         found = await rig.store.CheckCache(store_pb2.CheckCacheRequest(), timeout=PATIENCE_S)
         assert (found.checked_blocks, found.damaged_blocks) == (sum(held.values()), 1)
+        monkeypatch.setattr(os, "pread", unreadable)
+        found = await rig.store.CheckCache(store_pb2.CheckCacheRequest(), timeout=PATIENCE_S)
+        assert (found.checked_blocks, found.damaged_blocks) == (sum(held.values()), held[Tier.DISK])
 
 
 async def test_cleared_blocks_do_not_come_back(llama: Path, tmp_path: Path) -> None:

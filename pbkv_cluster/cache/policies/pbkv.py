@@ -30,7 +30,7 @@ from pbkv_cluster.reuse.record.segment import Segment
 _PRIOR_WORKFLOWS = 60.0  # weight of the prior on how many workflows use a block
 _ZERO = np.array(0.0)
 _SOON = 8.0  # units of time that are soon enough to be prefetched for
-_SOON_OF_TOOLS = 0.25  # likewise, of the time that a workflow has waited for tools: no forecast of their end is much better
+_SOON_OF_TOOLS = 0.25  # likewise, of the time for which all users wait for tools: no forecast of their end is much better
 _EDGES = (*(BIN_STARTS - 1).tolist(), 30)  # of the bins, in steps
 
 
@@ -100,7 +100,7 @@ class Pbkv(ForesightPolicy):
         return float(self._density(np.zeros(len(HORIZONS))))
 
     def soon_used(self, nodes: Sequence[Node], now: float) -> Sequence[float]:
-        horizons = [max((self.outlook.waited(owner, now) for owner in node.owners), default=0.0) for node in nodes]
+        horizons = [min((self.outlook.waited(owner, now) for owner in node.owners), default=0.0) for node in nodes]
         units = np.maximum(np.array(horizons) * (_SOON_OF_TOOLS / self.outlook.timing.unit), _SOON)
         columns = np.minimum(np.searchsorted(HORIZONS, units), len(HORIZONS) - 1)
         soon: list[float] = (1.0 - self._unused(nodes, now)[np.arange(len(nodes)), columns]).tolist()

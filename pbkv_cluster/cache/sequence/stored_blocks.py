@@ -31,7 +31,7 @@ class StoredBlocks:
         self._tiers = tiers
         self._paths = paths
         self._entered: dict[Tier, Slots] = {}  # slots that are the tree's, and not withdrawn from their pools yet
-        self._found: Mapping[bytes, Mapping[Tier, StoredBlock]] = {}  # by key
+        self._found: dict[bytes, dict[Tier, StoredBlock]] = {}  # not in the tree: by key
         self._following: dict[bytes, list[BlockLabel]] = {}  # not in the tree: by the key of the block, or root, before them
 
     def restore(self, blocks: Mapping[Tier, Iterable[StoredBlock]], now: float) -> int:
@@ -55,7 +55,7 @@ class StoredBlocks:
             self._tiers[kind].pool.set_aside(new_slots(slots))
         namespaces = {label.namespace for labels in self._following.values() for label in labels}
         entered = sum(self._enter_after(self._tree.root_of(digest), digest, now) for digest in namespaces)
-        self._withdraw()
+        self._settle()
         return entered
 
     def clear(self) -> None:
@@ -77,9 +77,6 @@ class StoredBlocks:
         """
         if not self._following:
             return 0
-        if not any(tier.pool.aside for tier in self._tiers):
-            self.clear()
-            return 0
         entered = 0
         for block in reversed(range(start, stop)):  # a split leaves the blocks before it in the upper part
             key = node.key(block)
@@ -93,7 +90,7 @@ class StoredBlocks:
             if any(self._places(label) for label in self._following[key]):
                 node = self._paths.split(node, block + 1)
                 entered += self._enter_after(node, key, now)
-        self._withdraw()
+        self._settle()
         return entered
 
     def _enter_after(self, parent: Node, key: bytes, now: float) -> int:
@@ -120,6 +117,8 @@ class StoredBlocks:
     def _enter(self, parent: Node, run: Sequence[BlockLabel], now: float) -> Node:
         node = self._tree.add_stored(parent, b"".join(each.tokens for each in run), b"".join(each.key for each in run))
         places = [self._places(each) for each in run]
+        for each in run:
+            del self._found[each.key]
         for tier in self._tiers:
             slots = [by_tier[tier.kind].slot if tier.kind in by_tier else ABSENT for by_tier in places]
             for start, held in _runs(slots):
@@ -133,10 +132,13 @@ class StoredBlocks:
         self._tiers.decisions["restore"] += node.blocks
         return node
 
-    def _withdraw(self) -> None:
+    def _settle(self) -> None:
+        """Withdraws the slots that are the tree's now, and forgets the rest if none of it can ever be found."""
         for kind, slots in self._entered.items():
             self._tiers[kind].pool.withdraw(slots)
         self._entered.clear()
+        if not self._following or not any(tier.pool.aside for tier in self._tiers):
+            self.clear()
 
     def _places(self, label: BlockLabel) -> Mapping[Tier, StoredBlock]:
         """Where a block that is not in the tree still lies."""
@@ -144,7 +146,7 @@ class StoredBlocks:
         return {kind: block for kind, block in by_tier.items() if block.slot in self._tiers[kind].pool.aside}
 
 
-def _newest(blocks: Mapping[Tier, Iterable[StoredBlock]]) -> Mapping[bytes, Mapping[Tier, StoredBlock]]:
+def _newest(blocks: Mapping[Tier, Iterable[StoredBlock]]) -> dict[bytes, dict[Tier, StoredBlock]]:
     """The newest copy of each block in each tier, by key; what has a wrong label is left out."""
     found: dict[bytes, dict[Tier, StoredBlock]] = defaultdict(dict)
     for kind, stored in blocks.items():

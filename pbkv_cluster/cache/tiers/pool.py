@@ -47,7 +47,7 @@ class BlockPool:
         self.capacity = capacity
         self.room = capacity  # slots that can be taken once the transfers of now are done: free or leaving, but not withheld
         self._free = new_slots(range(capacity - 1, -1, -1))
-        self.aside: set[int] = set()  # free slots that are taken last
+        self.aside: dict[int, None] = {}  # free slots that are taken last, not in `_free`
         self._busy: dict[int, int] = {}  # slots in transfer: how many transfers read or write each
         self._arriving: dict[int, Transfer] = {}
         self._leaving: set[int] = set()
@@ -59,7 +59,7 @@ class BlockPool:
     @property
     def free_slots(self) -> int:
         """Slots that can be taken now."""
-        return len(self._free)
+        return len(self._free) + len(self.aside)
 
     @property
     def used_slots(self) -> int:
@@ -82,27 +82,30 @@ class BlockPool:
 
     def take(self, count: int) -> Slots:
         """Takes `count` free slots; there must be as many."""
-        assert 0 <= count <= len(self._free)
+        assert 0 <= count <= self.free_slots
         if count == 0:
             return new_slots()
         taken = self._free[-count:]
         del self._free[-count:]
         self.room -= count
-        if self.aside:
-            self.aside.difference_update(taken)
+        while len(taken) < count:
+            taken.append(self.aside.popitem()[0])
         return taken
 
     def set_aside(self, slots: Slots) -> None:
         """Takes these slots, which are free, after all others; and no longer those that were set aside before."""
-        self.aside = set(slots)
-        self._free = slots + new_slots(slot for slot in self._free if slot not in self.aside)
+        self._free = new_slots(self.aside) + self._free
+        self.aside = dict.fromkeys(slots)
+        self._free = new_slots(slot for slot in self._free if slot not in self.aside)
 
     def withdraw(self, slots: Slots) -> None:
         """Takes these slots, which are free."""
-        taken = set(slots)
-        self.aside -= taken
-        self._free = new_slots(slot for slot in self._free if slot not in taken)
         self.room -= len(slots)
+        taken = {slot for slot in slots if slot not in self.aside}
+        for slot in slots:
+            self.aside.pop(slot, None)
+        if taken:
+            self._free = new_slots(slot for slot in self._free if slot not in taken)
 
     def release(self, slots: Slots) -> None:
         """Gives up slots, whose blocks have gone. Each is free at once, or when no transfer reads or writes it any more."""
@@ -234,11 +237,11 @@ class BlockPool:
 
     def vacant(self) -> Slots:
         """The slots that hold no block any more: free, or leaving. In no order."""
-        return self._free + new_slots(self._leaving)
+        return self._free + new_slots(self.aside) + new_slots(self._leaving)
 
     def free(self) -> Slots:
         """The free slots, in no order. Slow: for tests."""
-        return self._free[:]
+        return self._free + new_slots(self.aside)
 
     def state(self, slot: int) -> SlotState:
         """The state of one slot. Slow: for tests."""
@@ -248,7 +251,7 @@ class BlockPool:
             return SlotState.UNBACKED
         if slot in self._arriving:
             return SlotState.ARRIVING
-        return SlotState.FREE if slot in self._free else SlotState.RESIDENT
+        return SlotState.FREE if slot in self.aside or slot in self._free else SlotState.RESIDENT
 
     def check_integrity(self, used: list[int]) -> None:
         """Args:
@@ -257,9 +260,8 @@ class BlockPool:
         Raises:
             AssertionError: these, the free, the leaving and the unbacked slots are not the whole pool, each once.
         """
-        assert self.room == len(self._free) + len(self._leaving - self._withheld), f"{self.kind}: room miscounted"
+        assert self.room == self.free_slots + len(self._leaving - self._withheld), f"{self.kind}: room miscounted"
         assert self._busy.keys() >= self._withheld, f"{self.kind}: a slot is withheld for no transfer"
-        assert self.aside <= set(self._free), f"{self.kind}: a slot that was set aside is not free"
         assert self._busy.keys() >= self._leaving | self._arriving.keys(), f"{self.kind}: a slot waits for no transfer"
-        found = sorted([*self._free, *self._leaving, *self._unbacked, *used])
+        found = sorted([*self._free, *self.aside, *self._leaving, *self._unbacked, *used])
         assert found == list(range(self.capacity)), f"{self.kind}: slots leaked or used twice"

@@ -59,10 +59,10 @@ def start(config: Config) -> str:
     import ray
     from ray import _raylet
 
-    # Ray reads the environment once, when it is imported: maybe long ago, by the caller.
-    cast(Any, _raylet).Config.initialize("")
     if ray.is_initialized():
         raise StartupError("this process is connected to a Ray cluster already")
+    # Ray reads the environment once, when it is imported: maybe long ago, by the caller.
+    cast(Any, _raylet).Config.initialize("")
     quiet: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,

@@ -147,11 +147,27 @@ def candidates(
 
 
 def _paying(cached: CachedTokens, loading: LoadingCost) -> tuple[CachedTokens, float]:
-    """Without the tokens that a worker would rather compute than load; and what it costs to load the others, in tokens."""
-    there = {Tier.HOST: cached.host, Tier.DISK: cached.disk, Tier.SIBLING: cached.sibling, Tier.REMOTE: cached.remote}
-    costs = {tier: loading.tokens(tier, tokens) for tier, tokens in there.items() if tokens}
-    paying = {tier: cost for tier, cost in costs.items() if cost <= there[tier]}
-    return CachedTokens(cached.gpu, *(there[tier] if tier in paying else 0 for tier in there)), sum(paying.values())
+    """Without the tokens that a worker would rather compute than load; and what it costs to load the others, in tokens.
+
+    A worker judges what it has itself, and asks others for what follows only if it loads all of that (`cache/sequence`).
+    """
+    own, own_cost = _worth_loading({Tier.HOST: cached.host, Tier.DISK: cached.disk}, loading)
+    if sum(own) < cached.host + cached.disk:
+        return CachedTokens(cached.gpu, *own), own_cost
+    others, others_cost = _worth_loading({Tier.SIBLING: cached.sibling, Tier.REMOTE: cached.remote}, loading)
+    return CachedTokens(cached.gpu, *own, *others), own_cost + others_cost
+
+
+def _worth_loading(tokens: Mapping[Tier, int], loading: LoadingCost) -> tuple[list[int], float]:
+    """What is loaded of tokens that follow each other in these kinds of memory: from as many of the first kinds as are together
+    no slower than to compute all of it. And what that costs, in tokens.
+    """
+    costs = [loading.tokens(tier, some) if some else 0.0 for tier, some in tokens.items()]
+    loaded = list(tokens.values())
+    while (cost := sum(costs)) > sum(loaded):
+        last = max(number for number, some in enumerate(loaded) if some)
+        costs[last], loaded[last] = 0.0, 0
+    return loaded, cost
 
 
 def _pressures(workers: Sequence[RoutedWorker], contexts: KnownContexts) -> list[float]:

@@ -67,7 +67,7 @@ class LoadingCost:
         self._measured_at = self._clock.now()
 
     def tokens(self, tier: Tier, tokens: int) -> float:
-        """How many tokens the worker could compute while it loads `tokens` from a kind of memory, once its turn has come.
+        """How many tokens the worker could compute while it loads `tokens` from a kind of memory, with the loads before it.
 
         While the worker has not measured that, a fixed share of them.
         """

@@ -3,6 +3,10 @@
 -- change, blocks in the draft.
 -- Returns 0, having done nothing, if the draft has not so many: another server has taken over meanwhile; else 1.
 local blocks, draft, stream = KEYS[1], KEYS[2], KEYS[3]
+-- It is sent again because the answer was late. No other change has its number.
+if redis.call('HGET', blocks, '') == ARGV[4] then
+    return 1
+end
 if redis.call('HLEN', draft) ~= tonumber(ARGV[5]) then
     return 0
 end

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import islice
+from secrets import token_bytes
 from typing import cast
 
 from redis.asyncio import Redis
@@ -15,8 +16,10 @@ from pbkv_cluster.store.cluster_index.change_stream import CHANGE_BYTES, ENTRIES
 from pbkv_cluster.store.cluster_index.client import key_prefix, lua, redis_errors, ttl_ms
 
 # A field that cannot be a block key. It marks a hash that has all blocks of its worker, not only those that the worker has
-# published since Redis came back empty; its value is the number of the worker's latest change.
+# published since Redis came back empty; its value is the number of the worker's latest change. Beside it, `id`,
+# which cannot be a block key either, has the id of that change, unless it is an announcement.
 _NUMBER = ""
+_ID_BYTES = 8
 # Changes that may have arrived without a confirmation: a few. An announcement skips their numbers.
 _UNCONFIRMED_MAX = 1_000_000
 _PAGE = 1000  # fields that one command writes or reads, which bounds the time for which it occupies the server
@@ -76,8 +79,8 @@ class BlockIndex:
 
         Returns:
             False if the index is not as our latest change of the worker has left it: other blocks are not there, or a server
-            without that change has taken over, or it was made twice because its confirmation was lost. Then these changes
-            have not been entered either, or not all of them, and the worker is to be announced again.
+            without that change has taken over, or we have taken it to be lost and it was not. Then these changes have not
+            been entered either, or not all of them, and the worker is to be announced again.
         """
         pages = [b"".join(_encode(page)) for page in _pages(changes, ENTRY_CHANGES_MAX)]
         return all([await self._write((worker_id, incarnation), page) for page in pages])
@@ -152,6 +155,7 @@ class BlockIndex:
         number = self._numbers.get(worker, 0)
         name = worker_name(*worker)
         args: list[str | bytes | int] = [name, changes, KEY_BYTES, CHANGE_BYTES, self._ttl_ms, ENTRIES_MAX, number]
+        args.append(token_bytes(_ID_BYTES))  # the same when the client sends it again, after its time-out
         with redis_errors():
             latest = int(await self._publish(keys=[self._key(*worker), self._stream], args=args))
         if latest:

@@ -1,11 +1,15 @@
 -- Enters changed blocks of a worker, renews it, and tells the change stream.
 -- KEYS: the worker's blocks, change stream. ARGV: worker, changes, bytes of a key, bytes of a change, time to live in ms,
--- entries of the stream, number of the worker's latest change. A change is a block key and the packed residency, 0 for a block
--- that is gone.
--- Returns 0, having done nothing, if the blocks are not as that change left them; else the number of the latest change now.
+-- entries of the stream, number of the worker's latest change, id of this one. A change is a block key and the packed residency,
+-- 0 for a block that is gone.
+-- Returns 0, having done nothing, if the blocks are not as that change left them; else the number of the latest change now. That
+-- may be this one, if it is sent again because the answer was late: then there is nothing left to do.
 local blocks, stream = KEYS[1], KEYS[2]
 local worker, changes, key_bytes, width = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local number = redis.call('HGET', blocks, '')
+local number, id = unpack(redis.call('HMGET', blocks, '', 'id'))
+if number and id == ARGV[8] then
+    return tonumber(number)
+end
 if number ~= ARGV[7] then
     return 0
 end
@@ -29,6 +33,7 @@ if #gone > 0 then
 end
 if #changes > 0 then
     number = redis.call('HINCRBY', blocks, '', 1)
+    redis.call('HSET', blocks, 'id', ARGV[8])
 end
 redis.call('XADD', stream, 'MAXLEN', '~', ARGV[6], '*', 'k', 'c', 'w', worker, 'n', number, 'c', changes)
 redis.call('PEXPIRE', blocks, ARGV[5])

@@ -4,7 +4,6 @@ They are written with `pwrite` and read with `pread`: an error of the disk is an
 as it would be with a mapping.
 """
 
-import contextlib
 import os
 import shutil
 import time
@@ -132,9 +131,12 @@ class DiskSlots:
             key: of the block.
             room: for a payload.
         """
-        before = self._key(slot)
-        result = self.read(slot, room) if before == key else ReadResult.ABSENT
-        return result if self._key(slot) == before else ReadResult.ABSENT
+        try:
+            before = self._key(slot)
+            result = self.read(slot, room) if before == key else ReadResult.ABSENT
+            return result if self._key(slot) == before else ReadResult.ABSENT
+        except OSError:
+            return ReadResult.DAMAGED  # nor could a step read it
 
     def clear(self, slot: int) -> None:
         """Empties a slot.
@@ -151,12 +153,14 @@ class DiskSlots:
         os.close(self._file)
 
     def _key(self, slot: int) -> bytes | None:
-        """Of the block in a slot; None: it holds none, or cannot be read."""
-        with contextlib.suppress(OSError):
-            packed = os.pread(self._file, SLOT_BYTES, self._header(slot))
-            header = SlotHeader.unpack(packed[GENERATION_BYTES:]) if len(packed) == SLOT_BYTES else None
-            return None if header is None else header.label.key
-        return None
+        """Of the block in a slot; None: it holds none.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        packed = os.pread(self._file, SLOT_BYTES, self._header(slot))
+        header = SlotHeader.unpack(packed[GENERATION_BYTES:]) if len(packed) == SLOT_BYTES else None
+        return None if header is None else header.label.key
 
     def _header(self, slot: int) -> int:
         return self.layout.headers + slot * SLOT_BYTES

@@ -81,16 +81,16 @@ class PeerSource:
         for number, ((_, place), target) in enumerate(zip(wanted, targets, strict=True)):
             if place.tier is Tier.HOST:
                 regions.setdefault((place.node, place.region, target.nbytes), []).append(number)
+        self._count([ReadResult.ABSENT] * (len(wanted) - sum(map(len, regions.values()))))
         for (node, region, size), numbers in regions.items():
             most = min(MAX_BLOCKS, max(1, REQUEST_BYTES // size))
             for start in range(0, len(numbers), most):
                 some = numbers[start : start + most]
                 blocks = [(wanted[number][0], wanted[number][1].slot) for number in some]
                 found = self._request(node, region, blocks, [targets[number] for number in some])
+                self._count(found)  # at once, as a later request may fail
                 for number, result in zip(some, found, strict=True):
                     results[number] = result
-        with self._lock:
-            self.counts.update(result.value for result in results)
         return results
 
     def close(self) -> None:
@@ -105,6 +105,10 @@ class PeerSource:
             self._nodes.clear()
         for connection in idle:
             connection.close()
+
+    def _count(self, results: Sequence[ReadResult]) -> None:
+        with self._lock:
+            self.counts.update(result.value for result in results)
 
     def _request(
         self, name: str, region: str, wanted: Sequence[tuple[bytes, int]], targets: Sequence[Bytes]

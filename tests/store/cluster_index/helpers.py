@@ -51,7 +51,7 @@ async def kept(client: Redis) -> list[bytes]:
 
 
 async def stored_blocks(client: Redis, worker_id: str, incarnation: str) -> int:
-    """Number of blocks of a worker that are in Redis, from the hash itself; the empty field is the mark of a complete one."""
+    """Number of blocks of a worker that are in Redis, from the hash itself; the other fields tell of the latest change."""
     with redis_errors():
         fields = await client.hkeys(f"pbkv:{{test}}:blocks:{worker_id}:{incarnation}")
-    return sum(1 for field in fields if field != b"")
+    return sum(1 for field in fields if field not in (b"", b"id"))

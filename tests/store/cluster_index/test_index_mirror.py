@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.clock import Clock, ManualClock, SystemClock
 from pbkv_cluster.core.errors import Unavailable
-from pbkv_cluster.core.locations.residency import NOWHERE, SHARED, Residency, unpack
+from pbkv_cluster.core.locations.residency import SHARED, Residency
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.store.block_map import BYTES_A_BLOCK, BlockMap, Match, WorkerKey
+from pbkv_cluster.store.block_map import BlockMap, Match, WorkerKey
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror, RedisServer, connect
 from pbkv_cluster.store.cluster_index.change_stream import Change, ChangeStream, stream_key
 from tests.polling import eventually
@@ -258,47 +258,3 @@ async def _next_millisecond(client: Redis) -> None:
         return await now() > first
 
     await eventually(later)
-
-
-async def test_what_others_hold_is_counted_where_it_can_be_read() -> None:
-    blocks, remote, on_disk = BlockMap(), ("worker-2", "one"), Residency(frozenset({Tier.DISK}), 7).pack()
-    blocks.replace(W0, "a", [(key, GPU) for key in KEYS[:4]])
-    blocks.replace(W1, "a", [(key, GPU) for key in KEYS[:6]] + [(key, HOST) for key in KEYS[6:20]])
-    blocks.replace(remote, "b", [(key, HOST) for key in KEYS])
-    assert blocks.match(KEYS, [W0]) == [Match(4, 4, 0, 0, 36)], "the sibling's next block is on its GPU"
-    blocks.change(W0, [(key, GPU) for key in KEYS[4:8]])
-    assert blocks.match(KEYS, [W0, W1, remote]) == [Match(8, 8, 0, 12, 32), Match(6, 20, 0, 0, 20), Match(0, 40)]
-    assert blocks.match(KEYS[:10], [W0]) == [Match(8, 8, 0, 2, 2)]
-    for worker in (W1, remote):
-        blocks.change(worker, [(key, on_disk) for key in KEYS[15:40] if key in blocks.blocks(worker)])
-    assert blocks.match(KEYS, [W0, W1]) == [Match(8, 8, 0, 7, 7), Match(6, 20, 5)], "nobody reads the disk of another"
-    blocks.change(remote, [(KEYS[8], Residency(frozenset({Tier.GPU, Tier.DISK}), 7).pack())])
-    assert blocks.match(KEYS, [W0]) == [Match(8, 8, 0, 7, 0)]
-    blocks.remove(remote)
-    assert blocks.match(KEYS, [W0, remote]) == [Match(8, 8, 0, 7), Match(0, 0)]
-
-
-async def test_what_is_on_its_way_to_host_memory_is_matched_there_and_read_by_nobody() -> None:
-    blocks, on_its_way = BlockMap(), Residency(frozenset({Tier.HOST})).pack()
-    blocks.replace(W0, "a", [])
-    blocks.replace(W1, "a", [(key, on_its_way) for key in KEYS[:4]])
-    assert blocks.match(KEYS, [W0, W1]) == [Match(0, 0), Match(0, 4)]
-    assert list(blocks.places(KEYS[0])) == []
-    blocks.change(W1, [(KEYS[0], HOST)])
-    assert blocks.match(KEYS[:1], [W0]) == [Match(0, 0, 0, 1)]
-    assert [place.region for place in blocks.places(KEYS[0])] == [W1[0]]
-
-
-async def test_a_map_is_bounded_in_bytes() -> None:
-    blocks = BlockMap(max_bytes=10 * BYTES_A_BLOCK)
-    blocks.replace(W0, "a", [(key, GPU) for key in KEYS])
-    assert (len(blocks), blocks.left_out) == (10, 30)
-    blocks.change(W0, [(KEYS[0], 0), (KEYS[20], HOST), (KEYS[1], HOST), (KEYS[21], HOST)])
-    assert (len(blocks), blocks.left_out) == (10, 31)
-    assert blocks.blocks(W0)[KEYS[1]] == blocks.blocks(W0)[KEYS[20]] == HOST
-
-
-def test_residencies_are_packed_and_unpacked() -> None:
-    for each in (NOWHERE, Residency(frozenset({Tier.GPU})), Residency(frozenset({Tier.GPU, Tier.HOST}), 1 << 30)):
-        assert unpack(each.pack()) == each
-    assert Residency(frozenset({Tier.HOST}), 1 << 30).pack() < 1 << 40, "five bytes"

@@ -12,6 +12,7 @@ from pbkv_cluster.core.clock import SystemClock
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.store.cluster_index import BlockIndex, Directory, IndexMirror, connect
+from pbkv_cluster.store.cluster_index.change_stream import ChangeStream
 from tests.polling import eventually, wait_for
 from tests.store.cluster_index.helpers import NAMESPACE
 from tests.store.cluster_index.published import GPU, HOLDER, KEYS, TTL_S, WORKER, PublishedWorker, blocks_in
@@ -73,6 +74,34 @@ async def test_a_change_that_arrived_without_a_confirmation_is_announced_again(t
             await mirror.stop()
             await writer.aclose()
             await reader.aclose()
+
+
+async def test_a_change_whose_confirmation_is_late_is_sent_again_and_made_once(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        async with proxy_of(server) as proxy:
+            client = connect(f"redis://127.0.0.1:{proxy.port}")
+            index = BlockIndex(client, "test", TTL_S)
+            await index.announce(*HOLDER, {KEYS[0]: 1})
+            assert await index.publish(*HOLDER, {KEYS[1]: 1})  # so that the server knows both scripts
+            stream = ChangeStream(client, "test")
+            await stream.skip()
+            made = await index.number(HOLDER)
+            assert made is not None
+
+            proxy.loses_answer_to = b"EVALSHA"
+            assert await index.publish(*HOLDER, {KEYS[2]: 1})
+            assert not proxy.loses_answer_to, "it has been asked"
+            assert await index.number(HOLDER) == made + 1
+            assert await index.publish(*HOLDER, {KEYS[1]: 0}), "its number is known"
+
+            proxy.loses_answer_to = b"EVALSHA"
+            await index.announce(*HOLDER, {KEYS[3]: 1})
+            assert not proxy.loses_answer_to
+            assert await index.publish(*HOLDER, {KEYS[4]: 1})
+            assert await blocks_in(index) == {KEYS[3]: 1, KEYS[4]: 1}
+            told = [(change.kind, dict(change.blocks())) for change in await stream.read(0.1)]
+            assert told == [(b"c", {KEYS[2]: 1}), (b"c", {KEYS[1]: 0}), (b"a", {}), (b"c", {KEYS[4]: 1})]
+            await client.aclose()
 
 
 class Takeover(dict[bytes, int]):

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import uuid
@@ -168,3 +169,27 @@ def check(numbers: Sequence[int], results: Sequence[ReadResult], targets: Sequen
     for number, result, target in zip(numbers, results, targets, strict=True):
         if result is ReadResult.READ:
             assert (target == payload(number, len(target))).all()
+
+
+def is_closed(stream: Stream) -> bool:
+    try:
+        stream.receive(1)
+    except ConnectionError:
+        return True
+    return False
+
+
+def still_serves(node: Node) -> bool:
+    with reading({"n": node.peer}) as source:
+        return source.read(wanted([1]), room(1)) == [ReadResult.READ]
+
+
+def certified(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
+    """What a node shows, and the certificate that whoever trusts it knows."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate, *names], check=True, capture_output=True)
+    own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    own.load_cert_chain(certificate, key)
+    return own, certificate

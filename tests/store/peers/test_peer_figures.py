@@ -39,6 +39,7 @@ async def test_what_is_read_served_and_refused_is_told() -> None:
             wait_for(lambda: node.server.bytes_in_flight > 0)
             with pytest.raises(Unavailable, match="serves as many blocks as it can"):
                 source.read(wanted([1]), room(1, layout.payload_bytes))
+            wait_for(lambda: node.server.connections == 1, why=lambda: "the reader that was refused is still counted")
             with stranger(node.peer), pytest.raises(Unavailable, match="too many connections"):
                 TcpConnection(node.peer, 30.0)
         assert await scraped(server) == {

@@ -1,11 +1,7 @@
-"""A server of blocks whose readers are strangers, slow, too many, or liars themselves; and servers that lie."""
+"""A server of blocks whose readers talk nonsense, are slow, or are too many."""
 
 import os
-import socket
-import ssl
-import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,135 +11,30 @@ from hypothesis import strategies as st
 
 from pbkv_cluster.core.errors import StartupError, Unavailable
 from pbkv_cluster.core.locations.addresses import parse_address
-from pbkv_cluster.core.security.tls import Tls
-from pbkv_cluster.store.arena.layout import (
-    GENERATION_BYTES,
-    REGION_HEADER,
-    REGION_MAGIC,
-    SLOT_BYTES,
-    RegionLayout,
-    SlotHeader,
-)
+from pbkv_cluster.store.arena.layout import REGION_HEADER, REGION_MAGIC, RegionLayout
 from pbkv_cluster.store.arena.layout import VERSION as LAYOUT_VERSION
-from pbkv_cluster.store.arena.slots import ReadResult, SlotReader
+from pbkv_cluster.store.arena.slots import ReadResult
 from pbkv_cluster.store.peers import handshake
 from pbkv_cluster.store.peers.server import Limits, PeerServer
-from pbkv_cluster.store.peers.stream import Stream
 from pbkv_cluster.store.peers.tcp import TcpConnection
-from pbkv_cluster.store.peers.transport import PeerAddress
-from pbkv_cluster.store.peers.wire import OK, REQUEST, STATUS, VERSION, Malformed, RequestSize
-from tests.certificates import Authority
+from pbkv_cluster.store.peers.wire import OK, REQUEST, STATUS, Malformed, RequestSize
 from tests.polling import wait_for
-from tests.store.arena.blocks import MODEL, label, mapped, payload
-from tests.store.peers.node import BYTES, LAYOUT, TOKEN, Node, reading, room, serving, stranger, wanted
+from tests.store.arena.blocks import MODEL, label, mapped
+from tests.store.peers.node import (
+    BYTES,
+    LAYOUT,
+    TOKEN,
+    certified,
+    is_closed,
+    reading,
+    room,
+    serving,
+    still_serves,
+    stranger,
+    wanted,
+)
 
 READ = ReadResult.READ
-
-
-def is_closed(stream: Stream) -> bool:
-    try:
-        stream.receive(1)
-    except ConnectionError:
-        return True
-    return False
-
-
-def still_serves(node: Node) -> bool:
-    with reading({"n": node.peer}) as source:
-        return source.read(wanted([1]), room(1)) == [READ]
-
-
-# --- who may read ---
-
-
-def test_who_does_not_know_the_token_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    with serving() as node:
-        with pytest.raises(Unavailable, match="the connection was closed"):
-            TcpConnection(PeerAddress(node.peer.address, b"another token"), 30.0)
-        wait_for(lambda: "does not know the token" in caplog.text)
-        assert still_serves(node)
-        assert TOKEN.hex() not in repr(node.peer)
-
-
-def test_a_process_that_has_taken_a_server_s_address_is_not_believed() -> None:
-    def pretend(listening: socket.socket) -> None:
-        stream = Stream(listening.accept()[0], 30.0)
-        stream.send(handshake.HELLO.pack(handshake.MAGIC, VERSION, 1, bytes(32)))
-        stream.receive(handshake.PROOF.size)  # accepts every reader, and can prove nothing
-        stream.send(bytes(32))
-        stream.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=pretend, args=(listening,))
-        thread.start()
-        with pytest.raises(Unavailable, match="another process has taken its address"):
-            TcpConnection(PeerAddress(f"127.0.0.1:{listening.getsockname()[1]}", TOKEN), 30.0)
-        thread.join()
-
-
-@pytest.mark.parametrize(
-    ("hello", "problem"),
-    [
-        (b"SSH-2.0-OpenSSH_9.2p1 Debian, and so on and so on", "does not serve blocks"),
-        (handshake.HELLO.pack(handshake.MAGIC, 7, 1, bytes(32)), "in version 7, and this program reads version 1"),
-    ],
-)
-def test_other_servers_and_other_versions_are_named(hello: bytes, problem: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=lambda: listening.accept()[0].sendall(hello))
-        thread.start()
-        with pytest.raises(Unavailable, match=problem):
-            TcpConnection(PeerAddress(f"127.0.0.1:{listening.getsockname()[1]}", TOKEN), 30.0)
-        thread.join()
-
-
-def test_another_version_of_a_reader_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    with serving() as node, stranger(node.peer, greeting=False) as stream:
-        stream.receive(handshake.HELLO.size)
-        stream.send(handshake.PROOF.pack(handshake.MAGIC, 2, bytes(32), bytes(32)))
-        assert is_closed(stream)
-        wait_for(lambda: "it is no reader of version 1" in caplog.text)
-
-
-def certified(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
-    """What a node shows, and the certificate that whoever trusts it knows."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate, *names], check=True, capture_output=True)
-    own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    own.load_cert_chain(certificate, key)
-    return own, certificate
-
-
-def test_tls_is_used_by_both_or_by_none(tmp_path: Path) -> None:
-    own, certificate = certified(tmp_path)
-    trusts = ssl.create_default_context(cafile=str(certificate))
-    with serving(tls=own) as node, reading({"n": node.peer}, tls=trusts) as source:
-        targets = room(LAYOUT.slots)
-        assert source.read(wanted(range(LAYOUT.slots)), targets) == [READ] * LAYOUT.slots
-        assert all((target == payload(number, BYTES)).all() for number, target in enumerate(targets))
-        for other in (None, ssl.create_default_context()):  # which trusts only public authorities
-            with pytest.raises(Unavailable, match="no blocks can be read from"):
-                TcpConnection(node.peer, 1.0, other)
-        assert source.read(wanted([1]), room(1)) == [READ]
-
-
-def test_readers_show_certificates_too_and_names_stand_for_addresses(tmp_path: Path) -> None:
-    member = Authority(tmp_path).sign("member", "DNS:pbkv.internal")
-    stranger = Authority(tmp_path, "other").sign("stranger")
-    ours = Tls(member.certificate, member.key, member.ca)
-    with serving(tls=ours.server_context(mutual=True)) as node:
-        named = PeerAddress(node.peer.address, node.peer.token, "pbkv.internal")
-        with reading({"n": named}, tls=ours.client_context()) as source:
-            assert source.read(wanted([1]), room(1)) == [READ]
-        for peer, tls in (
-            (node.peer, ours),  # its address is not in the certificate
-            (named, Tls(ca=member.ca)),
-            (named, Tls(stranger.certificate, stranger.key, member.ca)),
-        ):
-            with pytest.raises(Unavailable, match="no blocks can be read from"):
-                TcpConnection(peer, 5.0, tls.client_context())
 
 
 # --- nonsense ---
@@ -283,61 +174,3 @@ def test_a_port_in_use_is_a_startup_error_that_names_its_setting() -> None:
         with pytest.raises(StartupError, match=r"host_store\.peer_port: cannot listen on 127\.0\.0\.1"):
             server.start("127.0.0.1", port)
         server.stop()
-
-
-# --- servers that lie ---
-
-Lie = Callable[[bytes, bytes], tuple[bytes, bytes]]
-
-
-def _other_bytes(header: bytes, block: bytes) -> tuple[bytes, bytes]:
-    return header, b"\7" * len(block)
-
-
-def _other_block(header: bytes, block: bytes) -> tuple[bytes, bytes]:
-    found = SlotHeader.unpack(header[GENERATION_BYTES:])
-    assert found is not None
-    return (header[:GENERATION_BYTES] + found._replace(label=label(5)).pack()).ljust(SLOT_BYTES, b"\0"), block
-
-
-def _no_header(header: bytes, block: bytes) -> tuple[bytes, bytes]:
-    return b"\1" * SLOT_BYTES, block
-
-
-@pytest.mark.parametrize("lie", [_other_bytes, _other_block, _no_header])
-def test_a_server_that_lies_is_not_believed(lie: Lie, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as node:
-        honest_header, honest_payload = SlotReader.packed_header, SlotReader.payload
-
-        def both(reader: SlotReader, slot: int) -> tuple[bytes, bytes]:
-            header = honest_header(reader, slot, label(slot).key)
-            assert header is not None
-            return lie(header, bytes(honest_payload(reader, slot)))
-
-        monkeypatch.setattr(SlotReader, "packed_header", lambda reader, slot, key: both(reader, slot)[0])
-        monkeypatch.setattr(SlotReader, "payload", lambda reader, slot: memoryview(both(reader, slot)[1]))
-        with reading({"n": node.peer}) as source:
-            results = source.read(wanted([0, 1]), room(2))
-            assert set(results) <= {ReadResult.DAMAGED, ReadResult.OVERWRITTEN}
-            assert source.counts.total() == 2
-
-
-def test_an_answer_that_is_none_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as node, reading({"n": node.peer}) as source:
-        monkeypatch.setattr("pbkv_cluster.store.peers.server.OK", 77)
-        with pytest.raises(Unavailable, match="answers what is no answer"):
-            source.read(wanted([1]), room(1))
-
-
-def test_a_server_that_sends_each_block_just_in_time_is_not_waited_for_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    never, honest = threading.Event(), SlotReader.payload
-
-    def late(reader: SlotReader, slot: int) -> memoryview:
-        never.wait(0.4)
-        return honest(reader, slot)
-
-    monkeypatch.setattr(SlotReader, "payload", late)
-    with serving() as node, reading({"n": node.peer}, timeout_s=0.6) as source:
-        with pytest.raises(Unavailable, match="does not send blocks within"):
-            source.read(wanted(range(LAYOUT.slots)), room(LAYOUT.slots))
-        never.set()

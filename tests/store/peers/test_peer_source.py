@@ -140,6 +140,14 @@ def test_a_node_that_is_not_announced_or_not_there_is_unavailable() -> None:
             source.read(wanted([1], node="gone"), room(1))
 
 
+def test_blocks_that_were_read_before_another_node_failed_are_counted() -> None:
+    with serving() as node, reading({"n": node.peer}) as source:
+        elsewhere = wanted([0], tier=Tier.DISK)
+        with pytest.raises(Unavailable, match="node other does not serve blocks"):
+            source.read([*elsewhere, *wanted([1, 2]), *wanted([3], node="other")], room(4))
+        assert source.counts == {"absent": 1, "read": 2}
+
+
 def test_a_node_that_is_killed_while_it_sends_is_unavailable_and_its_successor_is_found() -> None:
     peers: dict[str, PeerAddress] = {}
     with serving_process(BIG) as first, reading(peers) as source:

@@ -1,5 +1,5 @@
-"""A TCP proxy in front of a Redis server: it can speak TLS, which the server that tests bring does not, be slow, and change
-servers."""
+"""A TCP proxy in front of a Redis server: it can speak TLS, which the server that tests bring does not, be slow, lose an
+answer, and change servers."""
 
 import asyncio
 import ssl
@@ -18,6 +18,7 @@ class Proxy:
     def __init__(self, target: Server) -> None:
         self.port = 0
         self.delay_s = 0.0  # between the arrival of a part of an answer and its passing on
+        self.loses_answer_to = b""  # to the next request that contains this
         self._target = target
         self._connections: set[asyncio.StreamWriter] = set()
 
@@ -35,23 +36,28 @@ class Proxy:
         self._connections.add(writer)
         try:
             inner_reader, inner_writer = await asyncio.open_connection(HOST, self._target.port)
-            await asyncio.gather(self._copy(reader, inner_writer, False), self._copy(inner_reader, writer, True))
+            loses = asyncio.Event()
+            await asyncio.gather(self._ask(reader, inner_writer, loses), self._answer(inner_reader, writer, loses))
         except OSError:  # the server has gone
             writer.transport.abort()
         finally:
             self._connections.remove(writer)
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool) -> None:
-        try:
-            while data := await reader.read(_PART_BYTES):
-                if is_answer and self.delay_s:
-                    await self._delayed()
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, loses: asyncio.Event) -> None:
+        async for data in _parts(reader, writer):
+            if self.loses_answer_to and self.loses_answer_to in data:
+                self.loses_answer_to = b""
+                loses.set()
+            writer.write(data)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, loses: asyncio.Event) -> None:
+        async for data in _parts(reader, writer):
+            if self.delay_s:
+                await self._delayed()
+            if loses.is_set():
+                loses.clear()
+            else:
                 writer.write(data)
-                await writer.drain()
-        except OSError:  # the other side has gone
-            pass
-        finally:
-            writer.close()
 
     async def _delayed(self) -> None:
         over = asyncio.get_running_loop().create_future()
@@ -61,6 +67,18 @@ class Proxy:
     def _end(self) -> None:
         for connection in self._connections:
             connection.transport.abort()
+
+
+async def _parts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[bytes]:
+    """What arrives, for a writer that is waited for, and closed at the end."""
+    try:
+        while data := await reader.read(_PART_BYTES):
+            yield data
+            await writer.drain()
+    except OSError:  # the other side has gone
+        pass
+    finally:
+        writer.close()
 
 
 @asynccontextmanager
