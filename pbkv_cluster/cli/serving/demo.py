@@ -69,7 +69,7 @@ def demo(
     For each policy in turn, starts a cluster of two CPU workers with a small model and too little cache for all workflows.
     Everything but the policy is the same. Needs no GPU.
 
-    By default plays generated `review` workflows on a random model of 24 M parameters, which takes some four minutes. With
+    By default plays generated `review` workflows on a random model of 24 M parameters, which takes some three minutes. With
     --model smollm2 a real small LLM holds group chats of a newsroom, which takes some ten.
     """
     names = split_names(policies)
