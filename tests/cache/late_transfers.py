@@ -1,7 +1,7 @@
 """Transfer engines that copy block keys in place of KV: one that is done at once, and one that is as late as it may be."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pbkv_cluster.cache.tiers.pool import BlockPool
 from pbkv_cluster.cache.tiers.transfer import Transfer, TransferState
@@ -96,7 +96,7 @@ class LateEngine(TaggedEngine):
 
     def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
         self.spoil()
-        wanted = {each for transfer in transfers for each in _with_earlier(transfer)}
+        wanted = {each for transfer in transfers for each in transfer.with_earlier()}
         self.waited += len(wanted)
         while left := [each for each in self._open if each in wanted]:
             self._complete(self._random.choice([each for each in left if self._may_run(each)]))
@@ -124,14 +124,3 @@ class LateEngine(TaggedEngine):
 
 def _pairs(transfer: Transfer) -> Iterable[tuple[int, BlockLabel]]:
     return zip(transfer.target_slots, transfer.labels, strict=True)
-
-
-def _with_earlier(transfer: Transfer) -> Iterator[Transfer]:
-    yield transfer
-    for earlier in transfer.after:
-        yield from _with_earlier(earlier)
-
-
-def may_be_late(transfer: Transfer) -> bool:
-    """Whether it waits for another worker, or for the disk."""
-    return any(each.patience_s is not None or each.source is Tier.DISK for each in _with_earlier(transfer))

@@ -12,7 +12,7 @@ from pbkv_cluster.cache.tiers.elsewhere import Nowhere
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import new_slots
 from pbkv_cluster.core.usage import Tier
-from tests.cache.late_transfers import GARBAGE, LateEngine, may_be_late
+from tests.cache.late_transfers import GARBAGE, LateEngine
 from tests.cache.test_cache_model import CAPACITIES, Driver, named
 from tests.cache.test_failed_transfers import FailingDriver
 
@@ -50,7 +50,7 @@ class FetchingEngine(LateEngine):
         super().wait(tuple(self._open))
 
     def wait(self, transfers: Iterable[Transfer], timeout_s: float | None = None) -> None:
-        in_time = [each for each in transfers if timeout_s is None or not may_be_late(each) or self._fate.random() < 0.7]
+        in_time = [each for each in transfers if timeout_s is None or not each.may_be_late or self._fate.random() < 0.7]
         super().wait(in_time, timeout_s)
 
     def _copy(self, transfer: Transfer) -> None:

@@ -10,7 +10,6 @@ from pbkv_cluster.core.config import CacheConfig
 from pbkv_cluster.core.tokens import BLOCK_BYTES, BLOCK_TOKENS, count
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.core.workflow.remote_steps import RemoteStepBegan
-from tests.cache.late_transfers import may_be_late
 from tests.cache.staging_rig import BLOCK_S, FORECAST, QUEUE, Peer, Rig
 from tests.cache.test_leases import TEXT, space, text
 
@@ -66,7 +65,7 @@ def test_a_step_waits_for_a_late_node_as_long_as_computing_takes_and_loads_what_
     rig.clock.advance(0.2)
     rig.cache.poll()
     assert set(rig.cache.broken()) == {first, second}, "who comes later has no more patience, and takes none from the first"
-    rig.bus.wait([each for each in first.waits_for if not may_be_late(each)])
+    rig.bus.wait([each for each in first.waits_for if not each.may_be_late])
     for handle in (first, second):
         rig.cache.close(handle)
     rig.cache.poll()

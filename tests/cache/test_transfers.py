@@ -134,6 +134,17 @@ def test_nothing_is_demoted_that_is_computed_sooner_than_loaded(token_s: float, 
     assert cache.tiers.decisions["demote_skipped_slower"] == cache.tiers.decisions["drop"] == 6 - 2 * demoted
 
 
+def test_what_many_transfers_have_in_common_is_looked_at_once() -> None:
+    slots = new_slots((0,))
+    first = Transfer(Tier.DISK, slots, Tier.GPU, slots)
+    layer = [first]
+    for _ in range(60):  # 2 ** 60 paths lead to the first one
+        layer = [Transfer(Tier.HOST, slots, Tier.GPU, slots, layer) for _ in range(2)]
+    assert len(layer[0].with_earlier()) == 1 + 59 * 2 + 1
+    assert layer[0].may_be_late
+    assert not Transfer(Tier.HOST, slots, Tier.GPU, slots).may_be_late
+
+
 def test_a_loaded_block_arrives_while_its_source_stays(rig: Rig) -> None:
     assert rig.states(Tier.GPU).count(ARRIVING) == 3
     assert rig.states(Tier.HOST).count(RESIDENT) == 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -104,11 +104,15 @@ class Transfer:
     def done(self) -> bool:
         return self.state is _DONE
 
-    def with_earlier(self) -> Iterator[Transfer]:
-        """It, and all that it has to come after."""
-        yield self
-        for each in self.after:
-            yield from each.with_earlier()
+    def with_earlier(self) -> Collection[Transfer]:
+        """It, and all that it has to come after, each once: many may come after the same ones."""
+        found = {self: None}
+        pending = [self]
+        while pending:
+            new = [each for each in dict.fromkeys(pending.pop().after) if each not in found]
+            found |= dict.fromkeys(new)
+            pending += new
+        return found.keys()
 
     @property
     def may_be_late(self) -> bool:
