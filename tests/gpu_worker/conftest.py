@@ -1,4 +1,4 @@
-"""Small models with random weights, one of each family."""
+"""Small models with random weights, one of each family, and the speed at which engines believe to compute."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pbkv_cluster.core.config import ModelConfig
+from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
 from pbkv_cluster.gpu_worker.model.loading import LoadedModel, load_model
 from pbkv_cluster.gpu_worker.model.random_model import build
 
@@ -45,3 +46,16 @@ def models(model_dirs: dict[str, Path]) -> dict[str, LoadedModel]:
         family: load_model(ModelConfig(path=str(path), dtype="float64"), torch.device("cpu"))
         for family, path in model_dirs.items()
     }
+
+
+class Prefill:
+    """How long the engines believe that a token takes to compute."""
+
+    token_s = 100.0
+
+
+@pytest.fixture
+def prefill(monkeypatch: pytest.MonkeyPatch) -> Prefill:
+    prefill = Prefill()
+    monkeypatch.setattr(PrefillRate, "seconds", lambda self, tokens: tokens * prefill.token_s)
+    return prefill

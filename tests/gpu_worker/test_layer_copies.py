@@ -14,7 +14,7 @@ from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
 from pbkv_cluster.gpu_worker.kv.layer_events import LayerEvent
 from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
-from tests.gpu_worker.test_transfer_engine import SHAPE, Rig, load, store
+from tests.gpu_worker.transfer_rig import SHAPE, Rig, load, store
 
 LAYERS = SHAPE.layers
 

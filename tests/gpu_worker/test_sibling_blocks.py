@@ -3,81 +3,28 @@
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pbkv_cluster.cache.sequence import fetch
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.locations.residency import SHARED
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker.engine.prefill_rate import PrefillRate
-from pbkv_cluster.gpu_worker.kv import other_workers
 from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
-from pbkv_cluster.gpu_worker.kv.lanes import lane_speed
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.v1 import store_pb2_grpc, worker_pb2_grpc
-from pbkv_cluster.store.arena.arena import Arena
 from pbkv_cluster.store.arena.arena_view import ArenaView
 from pbkv_cluster.store.arena.layout import RegionLayout
 from pbkv_cluster.store.block_map import BlockMap
+from tests.gpu_worker.sibling_rig import PROMPT, node, settings
 from tests.gpu_worker.test_restored_worker import ARENA, POOLS, WORKER, At
-from tests.gpu_worker.worker_rig import Rig, config, flip, host_store, serving, step, stored
+from tests.gpu_worker.worker_rig import Rig, flip, host_store, serving, step, stored
 from tests.polling import eventually
-
-PROMPT = list(range(10, 80))  # four full blocks and some tokens
-
-
-class Prefill:
-    """How long the engines believe that a token takes to compute."""
-
-    token_s = 100.0
-
-
-@pytest.fixture
-def prefill(monkeypatch: pytest.MonkeyPatch) -> Prefill:
-    prefill = Prefill()
-    monkeypatch.setattr(PrefillRate, "seconds", lambda self, tokens: tokens * prefill.token_s)
-    return prefill
-
-
-def settings(model: Path, **sections: Any) -> Config:
-    engine = {**POOLS, **sections.pop("engine", {})}
-    return config(model, engine=engine, cache={"write_through": True, "policy": "lru", **sections.pop("cache", {})})
-
-
-class Node:
-    """Two workers on one node; what the first stores, the second is told."""
-
-    def __init__(self, arena: Arena, first: Rig, second: Rig, blocks: BlockMap) -> None:
-        self.arena = arena
-        self.first = first
-        self.second = second
-        self.blocks = blocks
-
-    async def tell(self) -> None:
-        """The second learns what the first holds."""
-        self.blocks.replace(("first", "1"), "node", await self.first.held())
-
-
-@asynccontextmanager
-async def node(config: Config, at_once: bool = False) -> AsyncIterator[Node]:
-    """With `at_once`, the second learns all that the first tells of its blocks, when it does."""
-    blocks = BlockMap(SHARED)
-    async with AsyncExitStack() as stack:
-        arena, address = await stack.enter_async_context(host_store(ARENA))
-        blocks.replace(("first", "1"), "node", ())
-        listener = (lambda label, where: blocks.change(("first", "1"), [(label.key, where.pack())])) if at_once else None
-        first = await stack.enter_async_context(serving(config, "first", host_store=At(address), on_change=listener))
-        second = await stack.enter_async_context(
-            serving(config, "second", host_store=At(address), blocks=blocks, node_id="node")
-        )
-        yield Node(arena, first, second, blocks)
 
 
 @pytest.mark.usefixtures("prefill")
@@ -206,103 +153,6 @@ async def test_blocks_of_another_tenant_data_type_or_model_are_never_read(llama:
             assert "fetch" not in await rig.decisions()
         again = await same.run(step(PROMPT, tenant="acme"))
         assert (again.tokens, again.usage.delivered) == (first.tokens, {Tier.SIBLING: 64})
-
-
-async def test_a_fetch_that_takes_longer_than_computing_is_not_made(llama: Path, prefill: Prefill) -> None:
-    async with node(settings(llama)) as both:
-        first = await both.first.run(step(PROMPT))
-        await both.tell()
-        await both.second.run(step(PROMPT))  # measures a fetch
-        await both.second.clear()
-
-        prefill.token_s = 1e-9
-        again = await both.second.run(step(PROMPT))
-        assert (again.tokens, again.usage.delivered) == (first.tokens, {})
-        assert (await both.second.decisions())["fetch_skipped_slower"] == 4
-
-
-@pytest.mark.usefixtures("prefill")
-async def test_a_fetch_that_does_not_end_is_given_up(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = threading.Event()
-    read = other_workers.OtherWorkers.read
-
-    def late(self: Any, *arguments: Any) -> list[bool]:
-        go.wait(60)
-        return read(self, *arguments)
-
-    async with node(settings(llama)) as both:
-        first = await both.first.run(step(PROMPT))
-        await both.tell()
-        monkeypatch.setattr(other_workers.OtherWorkers, "read", late)
-        monkeypatch.setattr(fetch, "PATIENCE_MIN_S", 0.2)
-        monkeypatch.setattr(fetch, "PATIENCE_MAX_S", 0.2)
-        second = await both.second.run(step(PROMPT))
-        assert (second.tokens, second.usage.delivered) == (first.tokens, {})
-        decisions = await both.second.decisions()
-        assert (decisions["fetch_late"], decisions["preempt_load_failed"]) == (4, 1)
-        go.set()
-        third = await both.second.run(step(PROMPT))
-        assert (third.tokens, third.usage.delivered) == (first.tokens, {Tier.GPU: 64})
-
-
-@pytest.mark.usefixtures("prefill")
-async def test_nothing_waits_for_a_fetch_but_the_step_that_needs_it(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = threading.Event()
-    read = other_workers.OtherWorkers.read
-
-    def late(self: Any, *arguments: Any) -> list[bool]:
-        go.wait(600)
-        return read(self, *arguments)
-
-    monkeypatch.setattr(other_workers.OtherWorkers, "read", late)
-    monkeypatch.setattr(fetch, "PATIENCE_MAX_S", 600.0)
-    monkeypatch.setattr(fetch, "PATIENCE_MIN_S", 600.0)
-    async with node(settings(llama)) as both:
-        first = await both.first.run(step(PROMPT))
-        await both.tell()
-        try:
-            waits, cancelled = (asyncio.create_task(both.second.run(step(PROMPT, workflow_id=name))) for name in "ab")
-            await eventually(lambda: both.second.running(2))
-            assert (await both.second.run(step([6] * 20, workflow_id="other"))).tokens
-            cancelled.cancel()
-            await eventually(lambda: both.second.running(1))
-            assert not waits.done()
-        finally:
-            go.set()
-        assert (await waits).tokens == first.tokens
-
-
-async def test_one_fetch_that_was_held_up_does_not_end_fetching(
-    llama: Path, prefill: Prefill, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prefill.token_s = 1 / 500
-    go = threading.Event()
-    read = other_workers.OtherWorkers.read
-
-    def late(self: Any, *arguments: Any) -> list[bool]:
-        go.wait(60)
-        return read(self, *arguments)
-
-    async with node(settings(llama)) as both:
-        first = await both.first.run(step(PROMPT))
-        await both.tell()
-        with monkeypatch.context() as patched:
-            patched.setattr(other_workers.OtherWorkers, "read", late)
-            assert (await both.second.run(step(PROMPT))).usage.delivered == {}, "given up: the fetch took too long"
-            go.set()
-        await eventually(both.second.copies_ended)
-
-        async def delivered() -> Mapping[Tier, int]:
-            await both.second.clear()
-            answer = await both.second.run(step(PROMPT))
-            assert answer.tokens == first.tokens
-            return answer.usage.delivered
-
-        assert await delivered() == {}, "by what was measured, to compute is faster"
-        with monkeypatch.context() as patched:
-            patched.setattr(lane_speed, "TRIAL_AFTER_S", 0.0)
-            assert await delivered() == {Tier.SIBLING: 64}, "a trial"
-        assert await delivered() == {Tier.SIBLING: 64}, "and now it is known that the owner is fast"
 
 
 @pytest.mark.usefixtures("prefill")

@@ -1,125 +1,36 @@
-"""Copies between a GPU pool and a region, by the engine's threads and as late as may be, with damage and without memory."""
+"""Copies between a GPU pool and a region: what arrives, with damage and without memory."""
 
 import mmap
-import threading
-import time
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import new_slots
-from pbkv_cluster.core.blocks import BlockLabel, Namespace, chain_keys
-from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import ResourceExhausted
-from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
-from pbkv_cluster.gpu_worker.kv import block_copies, host_arrivals
 from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
 from pbkv_cluster.gpu_worker.kv.host_region import HostRegion
-from pbkv_cluster.gpu_worker.kv.lanes.lane_speed import TRIAL_AFTER_S, TRIAL_BLOCKS
-from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
-from pbkv_cluster.gpu_worker.kv.storage import KvShape, KvStorage
+from pbkv_cluster.gpu_worker.kv.storage import KvStorage
 from pbkv_cluster.gpu_worker.kv.transfer_engine import ThreadedTransferEngine
 from pbkv_cluster.store.arena import page_touch
-from pbkv_cluster.store.arena.layout import RegionLayout
-from pbkv_cluster.store.arena.slots import Bytes, ReadResult, SlotReader
-from pbkv_cluster.store.block_map import BlockMap
-from pbkv_cluster.store.block_source import BlockPlace
+from pbkv_cluster.store.arena.slots import SlotReader
+from tests.gpu_worker.transfer_rig import (
+    CPU,
+    GPU_BLOCKS,
+    HOST_BLOCKS,
+    SHAPE,
+    Held,
+    HeldOthers,
+    Rig,
+    fetch,
+    labels,
+    load,
+    store,
+)
 from tests.polling import wait_for
-
-CPU = torch.device("cpu")
-SHAPE = KvShape(layers=3, kv_heads=2, head_dim=4, dtype=torch.float32)
-GPU_BLOCKS, HOST_BLOCKS = 7, 5
-SPACE = Namespace("m", "r", "f", "l").digest()
-
-
-class Held(CpuCopies):
-    """Copies that wait for a signal."""
-
-    def __init__(self, storage: KvStorage) -> None:
-        super().__init__(storage)
-        self.go = threading.Event()
-
-    def to_host(self, gpu_slots: Sequence[int], host_slots: Sequence[int], fence: None) -> None:
-        self.go.wait(30)
-        super().to_host(gpu_slots, host_slots, fence)
-
-
-class NoSource:
-    def connect(self, node: str) -> None:
-        raise AssertionError("it is not asked")
-
-    def read(self, wanted: Sequence[tuple[bytes, BlockPlace]], targets: Sequence[Bytes]) -> Sequence[ReadResult]:
-        raise AssertionError("it is not asked")
-
-
-class HeldOthers(OtherWorkers):
-    """Have every block, or those of some slots, and are reached after a signal."""
-
-    has: Sequence[int] | None = None
-
-    def __init__(self) -> None:
-        super().__init__(BlockMap(), "node", "worker", {Tier.REMOTE: NoSource()})
-        self.go = threading.Event()
-        self.begun = threading.Event()
-        self.reads = 0
-
-    def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
-        self.reads += 1
-        self.begun.set()
-        begun = time.monotonic()
-        self.go.wait(30)
-        self.lost_s[tier] += time.monotonic() - begun
-        return [self.has is None or key in [label.key for label in labels(self.has)] for key in keys]
-
-
-class Rig:
-    """Pools with numbers that never repeat, and an engine."""
-
-    def __init__(self, verify_share: float = 1.0, held: bool = False, others: OtherWorkers | None = None) -> None:
-        self.clock = ManualClock()
-        layout = RegionLayout(HOST_BLOCKS, SHAPE.block_bytes)
-        self.memory = memoryview(mmap.mmap(-1, layout.size + mmap.PAGESIZE))  # longer, as a region of the arena may be
-        self.region = HostRegion(layout, b"digest of a mod.", lambda: 5.0, self.memory)
-        self.storage = KvStorage(SHAPE, GPU_BLOCKS, HOST_BLOCKS, CPU, self.region.slots.payloads)
-        for number, pool in enumerate((self.storage.gpu, self.storage.host)):
-            pool.copy_(torch.arange(pool.numel()).view_as(pool) + number * 1_000_000)
-        self.gpu, self.host = self.storage.gpu.clone(), self.storage.host.clone()  # what the pools should hold
-        self.copies = Held(self.storage) if held else CpuCopies(self.storage)
-        self.engine = ThreadedTransferEngine(self.copies, self.region, verify_share, others=others, now=self.clock.now)
-
-    def submit(self, transfer: Transfer) -> Transfer:
-        assert not self.engine.submit(transfer)
-        return transfer
-
-    def carry_out(self, transfer: Transfer) -> list[int]:
-        """Returns the slots that got no block."""
-        self.engine.wait((self.submit(transfer),))
-        assert list(self.engine.completed()) == [transfer]
-        assert not self.engine.completed(), "reported twice"
-        return list(transfer.failed)
-
-
-def labels(slots: Sequence[int]) -> list[BlockLabel]:
-    blocks = [pack([slot] * 16) for slot in slots]
-    return [BlockLabel(SPACE, SPACE, chain_keys(SPACE, tokens)[0], tokens) for tokens in blocks]
-
-
-def store(gpu: Sequence[int], host: Sequence[int], after: Sequence[Transfer] = ()) -> Transfer:
-    return Transfer(Tier.GPU, new_slots(gpu), Tier.HOST, new_slots(host), after, labels(gpu))
-
-
-def fetch(target: Tier, slots: Sequence[int]) -> Transfer:
-    return Transfer(Tier.REMOTE, new_slots(), target, new_slots(slots), (), labels(slots), patience_s=30.0)
-
-
-def load(host: Sequence[int], gpu: Sequence[int], after: Sequence[Transfer] = ()) -> Transfer:
-    return Transfer(Tier.HOST, new_slots(host), Tier.GPU, new_slots(gpu), after)
 
 
 @given(
@@ -183,46 +94,6 @@ def test_what_follows_a_failed_transfer_fails_with_it() -> None:
     assert list(rig.engine.completed()) == [first, loaded, again], "in the order of completion"
     assert (list(loaded.failed), list(again.failed)) == ([6], [3])
     assert {block.slot for block in rig.region.stored()} == {0, 2}, "no damaged block has got a good checksum"
-
-
-def test_nothing_waits_for_a_copy_that_it_does_not_need() -> None:
-    rig = Rig(held=True)
-    rig.storage.gpu[0] = 7.0
-    stored = rig.submit(store([0], [0]))
-    assert rig.engine.completed() == []  # the engine's thread goes on, and other copies do
-    assert isinstance(rig.copies, Held)
-    rig.region.slots.write(1, labels([9])[0], np.zeros(SHAPE.block_bytes, np.uint8))
-    assert rig.carry_out(load([1], [3])) == []
-    assert not stored.done
-    rig.copies.go.set()
-    wait_for(lambda: list(rig.engine.completed()) == [stored])
-
-
-def test_no_load_waits_behind_one_that_waits_for_another_node() -> None:
-    others = HeldOthers()
-    rig = Rig(others=others)
-    stored = rig.submit(store([1], [1]))
-    rig.engine.wait((stored,))
-    staged = rig.submit(fetch(Tier.HOST, [0]))
-    late = rig.submit(load([0], [3], after=(staged,)))
-    assert late.layers is None, "no batch begins that would have to wait for another node"
-    near = rig.submit(load([1], [4]))
-    assert near.layers is not None
-    rig.engine.wait((near,))
-    rig.engine.wait((late,), timeout_s=1e-3)
-    assert list(rig.engine.completed()) == [stored, near]
-    others.go.set()
-    rig.engine.wait((late,))
-    assert list(rig.engine.completed()) == [staged, late]
-
-
-def test_an_engine_that_closes_leaves_what_waits_for_another_node() -> None:
-    others = HeldOthers()
-    rig = Rig(others=others)
-    late = rig.submit(load([0], [3], after=(rig.submit(fetch(Tier.HOST, [0])),)))
-    threading.Timer(0.05, others.go.set).start()
-    rig.engine.close()
-    assert late not in rig.engine.completed()
 
 
 def test_a_block_without_memory_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,94 +186,3 @@ def test_an_error_in_a_thread_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -
         rig.engine.wait((stored,))
     with pytest.raises(RuntimeError, match="a copy between tiers has failed"):
         rig.engine.completed()
-
-
-def test_each_direction_is_expected_to_take_what_it_has_taken_with_what_waits_there() -> None:
-    rig = Rig(held=True)
-    assert rig.engine.seconds(Tier.GPU, Tier.HOST, 10) == 0.0
-    assert isinstance(rig.copies, Held)
-    rig.copies.go.set()
-    rig.carry_out(store([0, 1], [3, 4]))
-    one = rig.engine.seconds(Tier.GPU, Tier.HOST, 1)
-    assert one > 0.0
-    assert rig.engine.seconds(Tier.GPU, Tier.HOST, 10) == pytest.approx(10 * one)
-    assert rig.engine.seconds(Tier.HOST, Tier.GPU, 10) == 0.0
-    rig.copies.go.clear()
-    waiting = rig.submit(store([2, 3], [0, 1]))
-    assert rig.engine.seconds(Tier.GPU, Tier.HOST, 1) == pytest.approx(3 * one)
-    rig.copies.go.set()
-    rig.engine.wait((waiting,))
-
-
-def test_what_is_staged_from_a_place_delays_what_is_loaded_from_there() -> None:
-    others = HeldOthers()
-    rig = Rig(others=others)
-    others.go.set()
-    for target in (Tier.GPU, Tier.HOST):
-        assert not rig.carry_out(fetch(target, [0, 1]))
-    to_gpu, to_host = (rig.engine.seconds(Tier.REMOTE, target, 1) for target in (Tier.GPU, Tier.HOST))
-    assert min(to_gpu, to_host) > 0.0
-    others.go.clear()
-    staging = rig.submit(fetch(Tier.HOST, [2, 3]))
-    assert rig.engine.seconds(Tier.REMOTE, Tier.GPU, 1) == pytest.approx(to_gpu + 2 * to_host)
-    assert rig.engine.seconds(Tier.REMOTE, Tier.HOST, 1) == pytest.approx(3 * to_host)
-    others.go.set()
-    rig.engine.wait((staging,))
-    rig.engine.close()
-
-
-def test_what_does_not_arrive_says_nothing_of_how_fast_it_would_have_come() -> None:
-    others = HeldOthers()
-    rig = Rig(others=others)
-    others.go.set()
-    others.has = ()
-    assert rig.carry_out(fetch(Tier.GPU, [0, 1])) == [0, 1]
-    assert rig.engine.seconds(Tier.REMOTE, Tier.GPU, 1) == 0.0
-    others.has = (0,)
-    others.go.clear()
-    threading.Timer(0.2, others.go.set).start()
-    assert rig.carry_out(fetch(Tier.GPU, [0, 1])) == [1]
-    believed = rig.engine.seconds(Tier.REMOTE, Tier.GPU, 1)
-    assert 0.0 < believed < 0.1, "to reach the node took 0.2 s"
-    for _ in range(9):
-        assert rig.carry_out(fetch(Tier.GPU, [1])) == [1]
-    assert rig.engine.seconds(Tier.REMOTE, Tier.GPU, 1) == believed
-
-
-def test_a_trial_is_due_while_nothing_is_copied_and_only_then() -> None:
-    others = HeldOthers()
-    rig = Rig(others=others)
-    others.go.set()
-    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0
-    rig.carry_out(fetch(Tier.GPU, [0, 1]))
-    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0
-    rig.clock.advance(TRIAL_AFTER_S)
-    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == TRIAL_BLOCKS
-    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.HOST) == 0, "that has never been measured"
-    others.go.clear()
-    trial = rig.submit(fetch(Tier.GPU, [2]))
-    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0, "one is on its way"
-    others.go.set()
-    rig.engine.wait((trial,))
-    assert list(rig.engine.completed()) == [trial]
-    assert rig.engine.trial_blocks(Tier.REMOTE, Tier.GPU) == 0
-
-
-@pytest.mark.parametrize("target", [Tier.GPU, Tier.HOST])
-def test_what_is_left_of_a_fetch_that_was_given_up_is_not_read(target: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_copies.CpuLanding, "blocks", 1)
-    monkeypatch.setattr(host_arrivals, "BATCH", 1)
-    others = HeldOthers()
-    rig = Rig(others=others)
-    rig.carry_out(store([0], [2]))
-    late, queued = rig.submit(fetch(target, [0, 1, 2])), rig.submit(fetch(target, [3]))
-    others.begun.wait(30)
-    late.given_up = queued.given_up = True
-    others.go.set()
-    rig.engine.wait((late, queued))
-    assert list(rig.engine.completed()) == [late, queued]
-    assert (list(late.failed), list(queued.failed), others.reads) == ([1, 2], [3], 1)
-    assert {block.slot for block in rig.region.stored()} <= {0} | ({2} if target is Tier.GPU else set())
-    wanted = rig.submit(fetch(target, [4]))
-    rig.engine.wait((wanted,))
-    assert not wanted.failed
