@@ -110,9 +110,9 @@ class Engine:
     def load_speeds(self) -> LoadSpeeds | None:
         """How fast tokens come to the GPU; None before the first prefill."""
         prefill_token_s, loads = self._prefill_rate.seconds(1), dict[Tier, LoadSpeed]()
-        for tier in Tier:
+        for tier in (each for each in Tier if each is not Tier.GPU):
             queue_s, all_s = (self.cache.tiers.costs.copy_seconds(tier, Tier.GPU, blocks) for blocks in (0, _LOADED))
-            if tier is not Tier.GPU and all_s:
+            if all_s:
                 loads[tier] = LoadSpeed((all_s - queue_s) / (_LOADED * BLOCK_TOKENS), queue_s)
         return LoadSpeeds(prefill_token_s, loads) if isfinite(prefill_token_s) else None
 
