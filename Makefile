@@ -97,10 +97,11 @@ clean: ## remove caches and build products; the virtual environment stays
 	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Nothing is installed: the package is only unpacked, so this needs apt, but no rights.
+# Nothing is installed: the package is only unpacked, so this needs apt, but no rights. Links to packages that are not there go:
+# `ray up`, which copies the checkout to its hosts, stops at them.
 $(prometheus):
 	@mkdir -p build/prometheus
-	@cd build/prometheus && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb .
+	@cd build/prometheus && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb . && find . -xtype l -delete
 
 # vLLM's packages would have pip replace torch by another build, so torch comes first and vLLM itself without its dependencies.
 $(VENV)-vllm/.pbkv-installed: tests/integrations/vllm/requirements.txt
