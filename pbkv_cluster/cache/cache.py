@@ -12,6 +12,7 @@ from pbkv_cluster.cache.observer import CacheObserver, GuardStat
 from pbkv_cluster.cache.owners import ActiveWorkflows
 from pbkv_cluster.cache.policies.base import ReusePolicy, make_policies
 from pbkv_cluster.cache.prefetch.prefetcher import Prefetcher
+from pbkv_cluster.cache.prefetch.shelter import Shelter
 from pbkv_cluster.cache.prefetch.stager import Stager
 from pbkv_cluster.cache.requests import ClientRequests
 from pbkv_cluster.cache.sequence.admission import Admission
@@ -71,17 +72,16 @@ class KVCache:
         Raises:
             InvalidArgument: an unknown policy.
         """
-        self.tree = PrefixTree(len(capacity))
+        self.tree = tree = PrefixTree(len(capacity))
         self.policies = make_policies(len(capacity), config) if policies is None else policies  # of each tier
         near = NOWHERE if config.write_through else elsewhere  # what follows a block is lost to a restarted worker without it
-        self.tiers = Tiers(self.tree, capacity, self.policies, engine, clock, compute_seconds, on_change, near, log)
-        self.workflows = ActiveWorkflows(list(dict.fromkeys(self.policies)), self.tiers, clock)
+        self.tiers = tiers = Tiers(tree, capacity, self.policies, engine, clock, compute_seconds, on_change, near, log)
+        self.workflows = workflows = ActiveWorkflows(list(dict.fromkeys(self.policies)), tiers, clock)
         self.popularity = PrefixPopularity(_POPULARITY_BLOCKS * capacity[Tier.GPU])
         self.handles: dict[CacheHandle, None] = {}  # open ones, in the order in which they were opened
         self.observer = CacheObserver()
         self._clock = clock
         self.half_life_s = config.lfu_half_life_s  # of the count of uses, see `aged_uses`
-        tree, tiers, workflows = self.tree, self.tiers, self.workflows
         self._paths = paths = Paths(tree, tiers, workflows, self.popularity, self.half_life_s)
         self._stored = stored = StoredBlocks(tree, tiers, paths)
         self._committer = Committer(tree, tiers, paths, stored, config.write_through)
@@ -89,6 +89,7 @@ class KVCache:
         fetcher = Fetcher(tree, tiers, paths, self._committer, late, stored, elsewhere, compute_seconds)
         self._admission = Admission(tree, tiers, workflows, paths, self.popularity, fetcher)
         self.remote = RemoteSteps(tree, workflows, paths, self.popularity)
+        self.shelter = Shelter(tree, tiers, paths, fetcher, elsewhere, clock)
         stager = Stager(tree, tiers, workflows, paths, fetcher, self.remote)
         self.prefetcher = Prefetcher(tree, tiers, workflows, paths, stager, config, clock)
         leases = self.leases = BlockLeases(tree, tiers.offer, clock, capacity[Tier.GPU], config.lease_share, tiers.decisions)

@@ -31,6 +31,7 @@ from pbkv_cluster.gpu_worker.model.torch_runner import TorchRunner, pick_device
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
 from pbkv_cluster.gpu_worker.servicer import WorkerServicer
+from pbkv_cluster.gpu_worker.sheltering import ShelterSeeker, Siblings
 from pbkv_cluster.gpu_worker.store_servicer import StoreServicer
 from pbkv_cluster.rpc.server import RpcServer
 from pbkv_cluster.rpc.services import Services
@@ -56,6 +57,7 @@ class WorkerServer:
         blocks: BlockMap | None = None,
         node_id: str = "",
         peers: BlockSource | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         """Args:
         config: of the cluster.
@@ -67,6 +69,7 @@ class WorkerServer:
         blocks: tells which workers hold what; None: nothing is fetched from others.
         node_id: of the worker's node, as in `blocks`.
         peers: reads the blocks of other nodes; None: they are not read.
+        siblings: finds the node's other workers; None: they are not asked to shelter anything.
         """
         self._config = config
         self._worker_id = worker_id
@@ -75,12 +78,14 @@ class WorkerServer:
         self._blocks = blocks
         self._node_id = node_id
         self._peers = peers
+        self._siblings = siblings
         self._rpc = RpcServer()
         self._receivers = Receivers(clock)
         self._output_rpc = RpcServer(is_public=True, asks_for_keys=False)
         self._arena = ArenaRegion(worker_id, host_store) if host_store else None
         self._predictor = predictor
         self._predictor_link: PredictorLink | None = None
+        self._shelter: ShelterSeeker | None = None
         self._thread: EngineThread | None = None
         self._runner: TorchRunner | None = None
         self._figures: WorkerFigures | None = None
@@ -148,6 +153,9 @@ class WorkerServer:
         if self._predictor is not None:
             self._predictor_link = self._link_to_predictor(self._predictor, engine)
         self._thread.start()
+        if others is not None and runner.host is not None and self._siblings is not None and others.reads_siblings:
+            self._shelter = ShelterSeeker(self._thread, others, self._siblings)
+            self._shelter.start()
         disk = None if runner.disk is None else runner.disk.disk.disk
         memory_of_tiers = PoolMemory(model.shape.block_bytes, runner.host, disk, pins=device.type == "cuda")
         self._figures = WorkerFigures(
@@ -252,7 +260,11 @@ class WorkerServer:
     async def wait(self) -> None:
         """Runs until a part fails, then raises its error."""
         parts = [asyncio.shield(self.thread.failed)]
-        parts += [asyncio.ensure_future(part.wait()) for part in (self._predictor_link, self._arena) if part is not None]
+        parts += [
+            asyncio.ensure_future(part.wait())
+            for part in (self._predictor_link, self._arena, self._shelter)
+            if part is not None
+        ]
         await first_failure(*parts)
 
     async def stop(self) -> None:
@@ -266,5 +278,7 @@ class WorkerServer:
                 stack.push_async_callback(self._thread.stop)
             if self._predictor_link is not None:
                 stack.push_async_callback(self._predictor_link.stop)
+            if self._shelter is not None:
+                stack.push_async_callback(self._shelter.stop)
             stack.push_async_callback(self._output_rpc.stop)
             stack.push_async_callback(self._rpc.stop)

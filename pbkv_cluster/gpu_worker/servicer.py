@@ -17,6 +17,7 @@ from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.gpu_worker.pool_memory import PoolMemory
 from pbkv_cluster.gpu_worker.predictor_link.link import PredictorLink
+from pbkv_cluster.gpu_worker.sheltering import take_in
 from pbkv_cluster.gpu_worker.step_wire import output_to_wire, step_from_wire, trace_phases
 from pbkv_cluster.gpu_worker.store_stat import store_stat
 from pbkv_cluster.rpc import tracing
@@ -169,6 +170,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 
     async def FindUnbacked(self, request: worker_pb2.BlockPage, context: Any) -> worker_pb2.BlockPage:  # noqa: N802
         return await find_unbacked(self._memory.host, request)
+
+    async def Shelter(  # noqa: N802
+        self, request: worker_pb2.ShelterRequest, context: Any
+    ) -> worker_pb2.ShelterResponse:
+        return await take_in(self._thread, request)
 
     def _status(self, engine: Engine) -> worker_pb2.GetWorkerStatusResponse:
         return worker_pb2.GetWorkerStatusResponse(

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from pbkv_cluster.cache.tiers.elsewhere import Nowhere
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import new_slots
+from pbkv_cluster.core.blocks import block_keys
+from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from tests.cache.late_transfers import GARBAGE, LateEngine
-from tests.cache.test_cache_model import CAPACITIES, Driver, named
+from tests.cache.test_cache_model import CAPACITIES, SPACES, Driver, named
 from tests.cache.test_failed_transfers import FailingDriver
 
 
@@ -66,8 +68,31 @@ class FetchingEngine(LateEngine):
         self.content.update(((transfer.target, slot), found.get(slot, GARBAGE)) for slot in transfer.target_slots)
 
 
+class SharingDriver(FailingDriver):
+    """Shelters what siblings want to keep, and looks for what is about to leave."""
+
+    def step(self) -> None:
+        if self.random.random() < 0.1:
+            self.shelter()
+        super().step()
+
+    def shelter(self) -> None:
+        space, tokens = self.random.choice(SPACES), self.prompt()
+        tokens = tokens[: len(tokens) // BLOCK_BYTES * BLOCK_BYTES]
+        free = self.cache.tiers[Tier.HOST].pool.free_slots
+        before = self.residency.copy()
+        taken = self.cache.shelter.take_in(space.digest(), tokens)
+        assert taken <= free
+        assert self.residency.items() >= before.items(), "something had to make room"
+        if taken:
+            self.seen.update(block_keys(space, tokens))
+        for path in self.cache.shelter.leaving(1 << 20):
+            assert path.keys, "what is named lies in no host memory"
+            assert all(Tier.HOST in self.residency[key].tiers for key in path.keys)
+
+
 def drive(seed: int, capacity: Mapping[Tier, int], policy: str, write_through: bool = False, steps: int = 150) -> Driver:
-    driver = FailingDriver(seed, capacity, policy, True, FetchingEngine(seed), write_through, Others())
+    driver = SharingDriver(seed, capacity, policy, True, FetchingEngine(seed), write_through, Others())
     for _ in range(steps):
         driver.step()
     return driver
@@ -90,3 +115,4 @@ def test_histories_have_fetches_of_every_end() -> None:
     assert decisions["fetch_failed"] > 5
     assert decisions["fetch_late"] > 5
     assert decisions["second_copy_skipped"] > 5
+    assert decisions["shelter"] > 5

@@ -186,6 +186,11 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServiceServicer):
             self.unbacked.clear()
         return worker_pb2.BlockPage(keys=b"".join(key for key, _ in found), residencies=[packed for _, packed in found])
 
+    async def Shelter(  # noqa: N802
+        self, request: worker_pb2.ShelterRequest, context: Any
+    ) -> worker_pb2.ShelterResponse:
+        return worker_pb2.ShelterResponse()
+
     async def RetireWorkflow(  # noqa: N802
         self, request: worker_pb2.RetireWorkflowRequest, context: Any
     ) -> worker_pb2.RetireWorkflowResponse:

@@ -49,6 +49,9 @@ _REASONS = {
     "stage_queue": Reason(Kind.PREFETCHED, "brought to host memory because a step that waits begins with it"),
     "stage_forecast": Reason(Kind.PREFETCHED, "brought to host memory because it is likely to be used soon"),
     "stage_request": Reason(Kind.PREFETCHED, "brought to host memory because a client asked for it"),
+    "shelter": Reason(
+        Kind.PREFETCHED, "copied to free host memory, as it was about to leave that of another worker of the node"
+    ),
     "drop_spoiled": Reason(Kind.DROPPED, "its bytes, or those of a block before it, did not arrive"),
     "clear": Reason(Kind.DROPPED, "an operator emptied the cache"),
 }

@@ -143,6 +143,7 @@ class WorkerMember(WorkerMemberBase):
             blocks=blocks,
             node_id=self._context.node_id,
             peers=peers,
+            siblings=self._siblings,
         )
         self._add_part(worker.stop, worker.wait)
         # Before the worker, whose copies may be waiting for another node.
@@ -157,6 +158,12 @@ class WorkerMember(WorkerMemberBase):
         await self._announce_worker(facts, worker.residency, put, lambda: worker.problems)
         collect_rarely()
         return facts.address
+
+    async def _siblings(self) -> list[str]:
+        """Addresses of the node's other workers that read each other's host memory."""
+        workers = await self._redis.directory.workers()
+        on_node = (worker for worker in workers if worker.node_id == self._context.node_id and worker.reads_siblings)
+        return [worker.address for worker in on_node if worker.worker_id != self._worker_id]
 
 
 class GatewayMember(MemberBase):

@@ -57,7 +57,10 @@ class EngineConfig(Section):
     load_by_layer: bool = Field(
         True, description="let a step begin while what it loads from host memory arrives, layer by layer"
     )
-    read_siblings: bool = Field(True, description="fetch blocks from the host memory of the node's other workers")
+    read_siblings: bool = Field(
+        True,
+        description="fetch blocks from host memory of the node's other workers, which shelters what leaves this one's, too",
+    )
     read_peers: bool = Field(True, description="fetch blocks from the host memory of other nodes")
     max_batch_tokens: int = Field(2048, ge=16, description="most tokens in one forward pass; vLLM, too")
     prefill_chunk_tokens: int = Field(1024, ge=16, description="most tokens of one prompt in one forward pass")

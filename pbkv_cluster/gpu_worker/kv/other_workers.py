@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import Tier
@@ -11,6 +12,7 @@ from pbkv_cluster.store.block_map import BlockMap
 from pbkv_cluster.store.block_source import BlockPlace, BlockSource
 
 _REST_S = 5.0  # for which a node that did not answer is left alone
+_SHELTERED_MAX = 1 << 16  # keys
 
 
 class OtherWorkers:
@@ -44,6 +46,12 @@ class OtherWorkers:
         self._sources = sources
         self._now = now
         self._rests_until: dict[tuple[Tier, str], float] = {}  # by kind of memory and node
+        self._sheltered: dict[bytes, None] = {}  # keys, the latest last
+
+    @property
+    def reads_siblings(self) -> bool:
+        """Whether it reads the host memory of the node's other workers."""
+        return Tier.SIBLING in self._sources
 
     def tiers(self, keys: Iterable[bytes]) -> Sequence[Tier]:
         """See `Elsewhere.tiers`."""
@@ -58,9 +66,17 @@ class OtherWorkers:
         return found
 
     def is_near(self, key: bytes) -> bool:
-        """See `Elsewhere.is_near`."""
+        """See `Elsewhere.is_near`. What a sibling shelters it does not keep for long."""
+        if key in self._sheltered:
+            return False
         places = self._blocks.places(key, self._worker_id)
-        return Tier.SIBLING in self._sources and any(self._kind(place) is Tier.SIBLING for place in places)
+        return self.reads_siblings and any(self._kind(place) is Tier.SIBLING for place in places)
+
+    def sheltered(self, keys: Iterable[bytes]) -> None:
+        """Siblings shelter blocks of this worker."""
+        self._sheltered |= dict.fromkeys(keys)
+        for key in list(islice(self._sheltered, max(0, len(self._sheltered) - _SHELTERED_MAX))):
+            self._sheltered.pop(key, None)
 
     def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
         """Reads blocks from one kind of memory. Returns whether each was read; blocks until then."""

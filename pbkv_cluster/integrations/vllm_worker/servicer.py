@@ -139,3 +139,8 @@ class VllmServicer(worker_pb2_grpc.WorkerServiceServicer):
 
     async def FindUnbacked(self, request: worker_pb2.BlockPage, context: Any) -> worker_pb2.BlockPage:  # noqa: N802
         return worker_pb2.BlockPage()  # nothing of it is said to lie in a slot
+
+    async def Shelter(  # noqa: N802
+        self, request: worker_pb2.ShelterRequest, context: Any
+    ) -> worker_pb2.ShelterResponse:
+        return worker_pb2.ShelterResponse()  # what vLLM keeps, it decides

@@ -274,3 +274,22 @@ class BlockPage(_message.Message):
     keys: bytes
     residencies: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, keys: _Optional[bytes] = ..., residencies: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ShelterRequest(_message.Message):
+    __slots__ = ("paths",)
+    class Path(_message.Message):
+        __slots__ = ("namespace_digest", "tokens")
+        NAMESPACE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+        TOKENS_FIELD_NUMBER: _ClassVar[int]
+        namespace_digest: bytes
+        tokens: _types_pb2.PackedTokens
+        def __init__(self, namespace_digest: _Optional[bytes] = ..., tokens: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ...) -> None: ...
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedCompositeFieldContainer[ShelterRequest.Path]
+    def __init__(self, paths: _Optional[_Iterable[_Union[ShelterRequest.Path, _Mapping]]] = ...) -> None: ...
+
+class ShelterResponse(_message.Message):
+    __slots__ = ("blocks",)
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    blocks: int
+    def __init__(self, blocks: _Optional[int] = ...) -> None: ...

@@ -75,6 +75,11 @@ class WorkerServiceStub:
                 request_serializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.SerializeToString,
                 response_deserializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.FromString,
                 _registered_method=True)
+        self.Shelter = channel.unary_unary(
+                '/pbkv.v1.WorkerService/Shelter',
+                request_serializer=pbkv_dot_v1_dot_worker__pb2.ShelterRequest.SerializeToString,
+                response_deserializer=pbkv_dot_v1_dot_worker__pb2.ShelterResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -136,6 +141,13 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Shelter(self, request, context):
+        """From a worker of the same node: copies to free slots of host memory what is about to leave that worker's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -178,6 +190,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.FindUnbacked,
                     request_deserializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.FromString,
                     response_serializer=pbkv_dot_v1_dot_worker__pb2.BlockPage.SerializeToString,
+            ),
+            'Shelter': grpc.unary_unary_rpc_method_handler(
+                    servicer.Shelter,
+                    request_deserializer=pbkv_dot_v1_dot_worker__pb2.ShelterRequest.FromString,
+                    response_serializer=pbkv_dot_v1_dot_worker__pb2.ShelterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -396,6 +413,33 @@ class WorkerService:
             '/pbkv.v1.WorkerService/FindUnbacked',
             pbkv_dot_v1_dot_worker__pb2.BlockPage.SerializeToString,
             pbkv_dot_v1_dot_worker__pb2.BlockPage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Shelter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pbkv.v1.WorkerService/Shelter',
+            pbkv_dot_v1_dot_worker__pb2.ShelterRequest.SerializeToString,
+            pbkv_dot_v1_dot_worker__pb2.ShelterResponse.FromString,
             options,
             channel_credentials,
             insecure,

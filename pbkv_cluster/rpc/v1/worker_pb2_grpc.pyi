@@ -49,6 +49,8 @@ class WorkerServiceStub:
     """Returns every cached block and where it lies, a page at a time."""
     FindUnbacked: _grpc.UnaryUnaryMultiCallable[_worker_pb2.BlockPage, _worker_pb2.BlockPage]
     """Of the blocks that are said to lie in slots of host memory, returns those that do not lie there."""
+    Shelter: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ShelterRequest, _worker_pb2.ShelterResponse]
+    """From a worker of the same node: copies to free slots of host memory what is about to leave that worker's."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -70,6 +72,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Returns every cached block and where it lies, a page at a time."""
     FindUnbacked: _aio.UnaryUnaryMultiCallable[_worker_pb2.BlockPage, _worker_pb2.BlockPage]  # type: ignore[assignment]
     """Of the blocks that are said to lie in slots of host memory, returns those that do not lie there."""
+    Shelter: _aio.UnaryUnaryMultiCallable[_worker_pb2.ShelterRequest, _worker_pb2.ShelterResponse]  # type: ignore[assignment]
+    """From a worker of the same node: copies to free slots of host memory what is about to leave that worker's."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -136,6 +140,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.BlockPage, _abc.Awaitable[_worker_pb2.BlockPage]]:
         """Of the blocks that are said to lie in slots of host memory, returns those that do not lie there."""
+
+    @_abc_1.abstractmethod
+    def Shelter(
+        self,
+        request: _worker_pb2.ShelterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.ShelterResponse, _abc.Awaitable[_worker_pb2.ShelterResponse]]:
+        """From a worker of the same node: copies to free slots of host memory what is about to leave that worker's."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
