@@ -9,7 +9,7 @@ from pbkv_cluster.client import AsyncClient
 from pbkv_cluster.client.inspection import InspectionClient
 from pbkv_cluster.core.clock import ManualClock
 from pbkv_cluster.core.errors import NotFound
-from pbkv_cluster.core.workflow.events import EventKind
+from pbkv_cluster.core.workflow.events import EventKind, WorkflowEvent
 from pbkv_cluster.core.workflow.step_events import Accepted, Tokens
 from pbkv_cluster.core.workflow.tenant_ids import of_tenant
 from pbkv_cluster.gateway.workflow.gone_gateways import GoneGateways
@@ -199,29 +199,38 @@ async def test_gateways_that_race_for_a_workflow_agree_on_its_holder() -> None:
         assert [both.b.holds(workflow) for workflow in workflows] == [not held for held in held_by_a]
 
 
+def accepted(both: Pair) -> list[WorkflowEvent]:
+    """The events that a predictor accepts of those that have arrived."""
+    known = PredictorWorkflows(both.rig.clock, lease_s=600.0, max_workflows=9, max_ended=9)
+    taken = []
+    for event in both.predictor.events:
+        if (outcome := known.judge(event)).accepted:
+            known.record(event, outcome)
+            taken.append(event)
+    return taken
+
+
+def holders_in(both: Pair) -> set[int]:
+    """Who has held the workflow of the events, each as a number that rises."""
+    return {event.sequence >> 32 for event in accepted(both) if event.kind is EventKind.STEP_STARTED}
+
+
 async def test_the_predictor_takes_the_steps_in_order_though_both_gateways_fight_for_the_workflow() -> None:
     async with pair(ScriptedWorker("w0")) as both:
         workflow = await both.a.start()
-        holders, rounds = set[bool](), 0
-        while rounds < 6 or len(holders) < 2:  # they may find each other again before they have taken the workflow
+        rounds = 0
+        while rounds < 6 or len(holders_in(both)) < 2:  # they may find each other again before they have taken the workflow
             rounds += 1
             assert rounds <= 60, "the workflow has not changed hands"
             both.a.gateway.peers.lose(both.b.gateway.peers.me)
             both.b.gateway.peers.lose(both.a.gateway.peers.me)
             answers = await asyncio.gather(*(side.run(workflow) for side in (both.a, both.b, both.b, both.a)))
             assert all(answer.token_ids == WHOLE[:4] for answer in answers)
-            holders.add(both.a.holds(workflow))
         await both.b.end(workflow)
         await until(lambda: any(event.kind is EventKind.WORKFLOW_ENDED for event in both.predictor.events), "the end has come")
-        known = PredictorWorkflows(both.rig.clock, lease_s=600.0, max_workflows=9, max_ended=9)
-        taken = []
-        for event in both.predictor.events:
-            if (outcome := known.judge(event)).accepted:
-                known.record(event, outcome)
-                taken.append(event)
+        taken = accepted(both)
         started = [(event.sequence >> 32, event.step) for event in taken if event.kind is EventKind.STEP_STARTED]
         assert started == sorted(set(started)), "by holder, and each holder's in the order of their numbers"
-        assert len({holder for holder, _ in started}) > 1, "the workflow has changed hands"
         assert taken[-1].kind is EventKind.WORKFLOW_ENDED
 
 
