@@ -256,7 +256,7 @@ class LocalCluster:
         requests = NodeRequests(self.redis_url, self.name, config.redis.lease_s)
         self._stack.callback(requests.close)
         known, drain_s = [node for node, _ in placed], config.cluster.drain_timeout_s
-        self._follower = NodeFollower(plan, self._supervisor, known, drain_s, requests.take, board.show_nodes, self._report)
+        self._follower = NodeFollower(plan, self._supervisor, known, drain_s, requests, board.show_nodes, self._report)
         self._stack.callback(self._follower.stop)
         self._follower.start()
 

@@ -175,11 +175,12 @@ async def obey(url: str) -> str:
     requests: list[NodeRequest] = []
 
     async def asked() -> bool:
-        requests.extend(await directory.take_node_requests())
+        requests.extend(await directory.node_requests())
         return bool(requests)
 
     await eventually(asked)
     (request,) = requests
+    await directory.withdraw_node_request(request)
     (node,) = [each for each in NODES if each.node_id == request.node_id]
     state = NodeState.DRAINED if request.drain else NodeState.SERVING
     await directory.announce_node_state(NodeStateEntry(node.node_id, node.host, state, request.reason))

@@ -14,6 +14,7 @@ from pbkv_cluster.cluster.nodes.node import Node
 from pbkv_cluster.cluster.nodes.node_follower import NodeFollower, Surroundings
 from pbkv_cluster.cluster.nodes.node_plan import NodePlan
 from pbkv_cluster.core.config import load
+from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.store.cluster_index import NodeRequest, NodeStateEntry
 
 DRAIN_S = 100.0
@@ -28,6 +29,7 @@ class Script:
         self.draining: dict[str, float] = {}
         self.requests: list[NodeRequest] = []
         self.steps = 0
+        self.fails = False  # the question for running steps
         self.up: dict[str, bool] = {}
         self.stopped: list[str] = []
         self.said: list[str] = []
@@ -36,7 +38,7 @@ class Script:
             living=lambda: list(self.living),
             draining=lambda: dict(self.draining),
             stop_members=self.stopped.extend,
-            running_steps=lambda addresses: self.steps,
+            running_steps=self.running_steps,
             now=lambda: self.now,
         )
         plan = NodePlan(MemberContext(load().config, "redis://127.0.0.1:1/0", "", ""), self.living)
@@ -46,7 +48,8 @@ class Script:
             nodes.append(Node.placed(ray_node, specs))
             self.add(specs)
         supervisor: Any = self
-        self.follower = NodeFollower(plan, supervisor, nodes, DRAIN_S, self.take, self.show, self.said.append, around)
+        requests: Any = self
+        self.follower = NodeFollower(plan, supervisor, nodes, DRAIN_S, requests, self.show, self.said.append, around)
         self.serve()
 
     def add(self, specs: list[MemberSpec]) -> None:
@@ -61,9 +64,16 @@ class Script:
     def addresses(self) -> dict[str, str]:
         return dict.fromkeys(self.up, "127.0.0.1:1")
 
-    def take(self) -> list[NodeRequest]:
-        taken, self.requests = self.requests, []
-        return taken
+    def running_steps(self, addresses: list[str]) -> int:
+        if self.fails:
+            raise Unavailable("a worker does not answer")
+        return self.steps
+
+    def read(self) -> list[NodeRequest]:
+        return list(self.requests)
+
+    def withdraw(self, obeyed: Sequence[NodeRequest]) -> None:
+        self.requests = [each for each in self.requests if each not in obeyed]
 
     def show(self, entries: Sequence[NodeStateEntry]) -> None:
         self.shown = {entry.node_id: entry for entry in entries}
@@ -119,6 +129,18 @@ def test_a_drained_node_keeps_its_members_until_gateways_have_heard_and_its_step
     script.living.pop()
     assert script.poll() == {"n0": "serving"}
     assert script.said[-1] == "node 10.0.0.2 (n1) has left"
+
+
+def test_a_request_outlives_a_comparison_that_fails(script: Script) -> None:
+    script.requests = [NodeRequest("n0", drain=True)]
+    script.poll()
+    script.requests.append(NodeRequest("n1", drain=True))
+    script.fails = True
+    with pytest.raises(Unavailable):
+        script.poll(after_s=10.0)
+    script.fails = False
+    assert script.poll() == {"n0": "drained", "n1": "draining"}
+    assert script.requests == []
 
 
 def test_steps_that_take_too_long_go_on_elsewhere(script: Script) -> None:

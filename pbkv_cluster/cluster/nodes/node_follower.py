@@ -13,6 +13,7 @@ from pbkv_cluster.cluster.frame.ray_nodes import RayNode
 from pbkv_cluster.cluster.frame.supervisor import Supervisor
 from pbkv_cluster.cluster.nodes.node import Node
 from pbkv_cluster.cluster.nodes.node_plan import NodePlan
+from pbkv_cluster.cluster.nodes.node_requests import NodeRequests
 from pbkv_cluster.cluster.nodes.running_steps import running_steps
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.store.cluster_index import NodeRequest, NodeState, NodeStateEntry
@@ -48,7 +49,7 @@ class NodeFollower:
         supervisor: Supervisor,
         nodes: Sequence[Node],
         drain_timeout_s: float,
-        requests: Callable[[], Sequence[NodeRequest]],
+        requests: NodeRequests,
         show: Callable[[Sequence[NodeStateEntry]], None],
         report: Callable[[str], None],
         around: Surroundings | None = None,
@@ -58,7 +59,7 @@ class NodeFollower:
         supervisor: of all members.
         nodes: those of the cluster's start.
         drain_timeout_s: seconds for which steps may go on at a node that is drained.
-        requests: what operators have asked since the last call.
+        requests: what operators ask; to obey one twice is harmless.
         show: takes the state of every node, after each comparison.
         report: takes one line for each thing that has happened.
         around: by default the real ones.
@@ -91,7 +92,8 @@ class NodeFollower:
         """One comparison."""
         living = {node.node_id: node for node in self._around.living()}
         leaving = self._around.draining()
-        wanted = {request.node_id: request for request in self._requests()}
+        requests = self._requests.read()
+        wanted = {request.node_id: request for request in requests}
         for node in [node for node_id, node in self._nodes.items() if node_id not in living]:
             self._lost(node)
         for node_id, ray_node in living.items():
@@ -101,6 +103,7 @@ class NodeFollower:
         for node_id, node in list(self._nodes.items()):
             self._take_note(node, leaving.get(node_id), wanted.get(node_id))
             self._advance(self._nodes[node_id], up)
+        self._requests.withdraw(requests)  # only now: what is above may fail, and is done again then
         self._show([node.entry() for node in self._nodes.values()])
 
     def _run(self) -> None:

@@ -161,10 +161,13 @@ class Directory:
         """Replaces an earlier request to the same node."""
         await self._node_requests.put(entry.node_id, entry, self.ttl_s)
 
-    async def take_node_requests(self) -> list[NodeRequest]:
-        """The requests that nobody has taken yet, each once."""
-        found = [entry async for entry in self._node_requests.entries()]
-        return [entry for entry in found if await self._node_requests.remove(entry.node_id)]
+    async def node_requests(self) -> list[NodeRequest]:
+        """The latest request to each node that has not been withdrawn, in no order."""
+        return [entry async for entry in self._node_requests.entries()]
+
+    async def withdraw_node_request(self, entry: NodeRequest) -> None:
+        """Removes a request, unless another one to the same node has replaced it since."""
+        await self._node_requests.remove(entry.node_id, lambda present: present == entry)
 
     async def announce_problems(self, entry: ProblemsEntry) -> None:
         await self._problems.put(entry.member, entry, self.ttl_s)

@@ -150,7 +150,7 @@ class NodeStateEntry:
 
 @dataclass(frozen=True, slots=True)
 class NodeRequest:
-    """What an operator wants of a node, until the process that started the cluster has taken note of it."""
+    """What an operator wants of a node, until the process that started the cluster has obeyed it."""
 
     node_id: _Id
     drain: bool  # false: it is to serve again

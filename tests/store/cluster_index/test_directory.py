@@ -78,14 +78,17 @@ async def test_states_of_nodes_are_listed_by_host(directory: Directory) -> None:
     assert await directory.node_states() == [states[1]]
 
 
-async def test_a_request_to_a_node_is_taken_once_and_a_later_one_replaces_it(directory: Directory) -> None:
-    requests = [NodeRequest("a", drain=True, reason="old"), NodeRequest("a", drain=False), NodeRequest("b", drain=True)]
-    for request in requests:
+async def test_a_request_to_a_node_is_there_until_it_is_withdrawn_or_a_later_one_replaces_it(directory: Directory) -> None:
+    old, new, other = NodeRequest("a", drain=True, reason="old"), NodeRequest("a", drain=False), NodeRequest("b", drain=True)
+    for request in (old, new, other):
         await directory.request_of_node(request)
-    taken = await asyncio.gather(directory.take_node_requests(), directory.take_node_requests())
-    assert sorted([each.node_id for one in taken for each in one]) == ["a", "b"]
-    assert requests[0] not in [each for one in taken for each in one]
-    assert await directory.take_node_requests() == []
+    for _ in range(2):
+        assert sorted(await directory.node_requests(), key=lambda each: each.node_id) == [new, other]
+    await directory.withdraw_node_request(old)
+    await directory.withdraw_node_request(other)
+    assert await directory.node_requests() == [new]
+    await directory.withdraw_node_request(new)
+    assert await directory.node_requests() == []
 
 
 async def test_clusters_do_not_see_each_other(redis: Redis, directory: Directory) -> None:
