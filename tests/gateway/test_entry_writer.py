@@ -27,10 +27,9 @@ class HangingDirectory:
         self.asked += 1
         await self.go.wait()
 
-    async def remove_workflow(self, workflow_id: str, holder: object) -> bool:
+    async def remove_workflow(self, workflow_id: str, holder: object) -> None:
         self.removed += 1
         await self.go.wait()
-        return True
 
 
 def writer(directory: Any) -> EntryWriter:

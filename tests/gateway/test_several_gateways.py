@@ -1,6 +1,7 @@
 """Two gateways of one cluster: who holds a workflow, calls at the other one, and what happens when the holder goes."""
 
 import asyncio
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,6 +19,8 @@ from pbkv_cluster.rpc.v1 import types_pb2, workflow_pb2
 from tests.gateway.pair import Pair, pair
 from tests.gateway.peers import ScriptedWorker, answer_tokens
 from tests.gateway.rig import Answer, read, refused, until
+from tests.store.redis_connection.proxy import proxy_of
+from tests.store.redis_connection.servers import serving
 
 WHOLE = answer_tokens(types_pb2.Sampling(max_tokens=8, seed=5))
 EIGHT = types_pb2.Sampling(max_tokens=8, seed=5)
@@ -245,6 +248,21 @@ async def test_the_workflows_of_a_gateway_that_is_gone_for_good_end_by_their_lea
         assert both.b.holds(workflow)
         clock.advance(11.0)
         await until(lambda: worker.retired == [workflow], "its blocks are retired")
+
+
+async def test_a_workflow_whose_take_over_is_confirmed_too_late_is_held(tmp_path: Path) -> None:
+    """The client sends the call again, and the workflow has been taken already: by this call, and by no other gateway."""
+    with serving(tmp_path) as server:
+        async with proxy_of(server) as proxy, pair(ScriptedWorker("w0"), redis_url=f"redis://127.0.0.1:{proxy.port}") as both:
+            first, *workflows = [await both.a.start() for _ in range(3)]
+            await both.a.gateway.stop()
+            entry = await both.rig.directory.workflow(first)
+            assert entry is not None
+            assert await both.b.gateway.lifecycle.entries.take_over(entry)  # so that the server knows the script
+            proxy.closes, proxy.loses_answer_to = True, b'"taken":1'  # of the entry that is written first
+            await both.b.gateway.lifecycle.take_over_all(lambda holder: holder == both.a.gateway.peers.me)
+            assert not proxy.loses_answer_to, "it has been asked"
+            assert all(both.b.holds(workflow) for workflow in workflows)
 
 
 async def test_workflows_are_taken_from_a_gateway_that_two_looks_have_missed_and_from_no_other() -> None:

@@ -1,9 +1,10 @@
-"""Clients of Redis, their errors, and how scripts and times to live are passed to it."""
+"""Clients of Redis, their errors, and how scripts, calls that are to be made once, and times to live are passed to it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
+from secrets import token_hex
 from typing import Any
 
 import redis.exceptions
@@ -11,11 +12,15 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.typing import EncodableT
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.locations.redis_url import RedisKind, RedisUrl, parse_redis_url
 from pbkv_cluster.store.redis_connection.connection import FollowingConnection, FollowingTlsConnection
 from pbkv_cluster.store.redis_connection.primary import ClusterPrimary, FindPrimary, SentinelPrimary
+
+_KEPT_MS = 60_000  # that the answer to a call is kept; far longer than a client waits before it sends the call again
+_ID_BYTES = 16
 
 
 def connect(url: str, cluster: str = "", *, timeout_s: float = 1.0, max_connections: int = 32) -> Redis:
@@ -41,7 +46,8 @@ def connect(url: str, cluster: str = "", *, timeout_s: float = 1.0, max_connecti
         uses_tls = options.pop("connection_class", None) is not None
         options["connection_class"] = FollowingTlsConnection if uses_tls else FollowingConnection
         options["find_primary"] = _finder(parsed, cluster, options, uses_tls)
-    # One immediate retry, for a connection that died while it was idle. Callers decide how to wait out an outage.
+    # One immediate retry, for a connection that died while it was idle. Callers decide how to wait out an outage. So a call may
+    # be made twice: the package says what that means for each.
     options["retry"] = Retry(NoBackoff(), 1)
     return Redis.from_pool(BlockingConnectionPool(max_connections=max_connections, timeout=timeout_s, **options))
 
@@ -74,6 +80,25 @@ def key_prefix(cluster: str) -> str:
 def lua(name: str) -> str:
     """The text of a Lua script of this package."""
     return resources.files(__package__).joinpath(f"{name}.lua").read_text()
+
+
+class OnceScript:
+    """A Lua script whose calls are made once each, though a client sends a call again if its answer is late.
+
+    For scripts whose answer, made twice, would be another one: the answer is kept in Redis for a while.
+    """
+
+    def __init__(self, redis: Redis, cluster_prefix: str, name: str) -> None:
+        """Args:
+        redis: client; the caller closes it.
+        cluster_prefix: of all keys, as `key_prefix` has it.
+        name: of the script.
+        """
+        self._prefix = f"{cluster_prefix}answer:"
+        self._script = redis.register_script(f"local function call()\n{lua(name)}\nend\n{lua('once')}")
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[EncodableT]) -> Any:
+        return await self._script(keys=[*keys, self._prefix + token_hex(_ID_BYTES)], args=[*args, _KEPT_MS])
 
 
 def ttl_ms(ttl_s: float) -> int:

@@ -6,7 +6,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from pbkv_cluster.store.cluster_index.client import key_prefix, redis_errors
+from pbkv_cluster.store.cluster_index.client import OnceScript, key_prefix, redis_errors
 from pbkv_cluster.store.cluster_index.entries import (
     EndpointEntry,
     GatewayEntry,
@@ -62,7 +62,7 @@ class Directory:
         self._node_requests = ExpiringTable(redis, prefix, "node-request", NodeRequest)
         self._problems = ExpiringTable(redis, prefix, "problem", ProblemsEntry)
         self._workflows = ExpiringTable(redis, prefix, "workflow", WorkflowEntry)
-        self._redis = redis
+        self._exchange = OnceScript(redis, prefix, "exchange")
         self._stamp_prefix = f"{prefix}stamp:"
 
     @property
@@ -186,7 +186,7 @@ class Directory:
         has taken its place.
         """
         with redis_errors():
-            before = await self._redis.set(f"{self._stamp_prefix}{incarnation}", stamp, ex=_STAMP_S, get=True)
+            before = await self._exchange([f"{self._stamp_prefix}{incarnation}"], [stamp, _STAMP_S])
         return "" if before is None else cast(bytes, before).decode(errors="replace")
 
     async def put_workflow(self, entry: WorkflowEntry) -> bool:
@@ -195,7 +195,7 @@ class Directory:
 
     async def take_workflow(self, entry: WorkflowEntry, taken_from: Holder) -> bool:
         """Gives a workflow another holder, that of `entry`; False if `taken_from` holds it no more, or it has ended."""
-        return await self._workflows.put(entry.workflow_id, entry, entry.lease_s, _mark(taken_from), must_be_there=True)
+        return await self._workflows.replace(entry.workflow_id, entry, entry.lease_s, _mark(taken_from))
 
     async def renew_workflows(self, entries: Sequence[WorkflowEntry]) -> list[bool]:
         """Writes entries of workflows, each as `put_workflow` would, in one round trip."""
@@ -206,9 +206,9 @@ class Directory:
     async def workflow(self, workflow_id: str) -> WorkflowEntry | None:
         return await self._workflows.get(workflow_id)
 
-    async def remove_workflow(self, workflow_id: str, holder: Holder) -> bool:
-        """Ends a workflow; False if it had ended already, or if another gateway holds it."""
-        return await self._workflows.remove(workflow_id, containing=_mark(holder))
+    async def remove_workflow(self, workflow_id: str, holder: Holder) -> None:
+        """Ends a workflow, unless another gateway holds it."""
+        await self._workflows.remove(workflow_id, containing=_mark(holder))
 
     def workflows(self) -> AsyncIterator[WorkflowEntry]:
         """The running workflows, page by page, in no order."""

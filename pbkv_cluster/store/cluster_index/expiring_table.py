@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from redis.asyncio import Redis
 
-from pbkv_cluster.store.cluster_index.client import lua, redis_errors, ttl_ms
+from pbkv_cluster.store.cluster_index.client import OnceScript, lua, redis_errors, ttl_ms
 from pbkv_cluster.store.cluster_index.entries import EntryCodec, MalformedEntry
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ class Put(Generic[E]):
     entry: E
     ttl_s: float
     over: bytes = b""
-    must_be_there: bool = False
 
 
 class ExpiringTable(Generic[E]):
@@ -43,19 +42,20 @@ class ExpiringTable(Generic[E]):
         self._table = f"{prefix}{name}s"
         self._codec = EntryCodec(kind)
         self._put = redis.register_script(lua("entry_put"))
+        self._replace = OnceScript(redis, prefix, "entry_put")
         self._remove = redis.register_script(lua("entry_remove"))
 
-    async def put(self, entry_id: str, entry: E, ttl_s: float, over: bytes = b"", must_be_there: bool = False) -> bool:
+    async def put(self, entry_id: str, entry: E, ttl_s: float, over: bytes = b"") -> bool:
         """Writes or renews an entry for `ttl_s` seconds; False if another is there that does not contain `over`.
 
         Args:
             entry_id: names the entry.
             entry: what to write.
             ttl_s: seconds that it lives.
-            over: a part of the JSON of an entry that may be replaced; by default any may.
-            must_be_there: with `over`: False if there is no such entry, too.
+            over: a part of the JSON of an entry that may be replaced; by default any may. What is written contains it, too, so
+                that a put that is made twice is like one that is made once.
         """
-        (written,) = await self.put_all([Put(entry_id, entry, ttl_s, over, must_be_there)])
+        (written,) = await self.put_all([Put(entry_id, entry, ttl_s, over)])
         return written
 
     async def put_all(self, puts: Sequence["Put[E]"]) -> list[bool]:
@@ -70,14 +70,20 @@ class ExpiringTable(Generic[E]):
                     await self._put(keys, args, client=pipeline)
                 return [bool(written) for written in await pipeline.execute()]
 
-    def _arguments(self, put: "Put[E]") -> tuple[list[str], list[Any]]:
+    async def replace(self, entry_id: str, entry: E, ttl_s: float, over: bytes) -> bool:
+        """Writes an entry in place of one that contains `over`, which it need not contain itself; False if there is none."""
+        keys, args = self._arguments(Put(entry_id, entry, ttl_s, over), must_be_there=True)
+        with redis_errors():
+            return bool(await self._replace(keys, args))
+
+    def _arguments(self, put: "Put[E]", must_be_there: bool = False) -> tuple[list[str], list[Any]]:
         payload = self._codec.encode(put.entry)
         return [self._key(put.entry_id), self._table], [
             put.entry_id,
             payload,
             ttl_ms(put.ttl_s),
             put.over,
-            int(put.must_be_there),
+            int(must_be_there),
         ]
 
     async def get(self, entry_id: str) -> E | None:
@@ -85,17 +91,17 @@ class ExpiringTable(Generic[E]):
         payload = await self._payload(entry_id)
         return None if payload is None else self._decode(entry_id, payload)
 
-    async def remove(self, entry_id: str, only_if: Callable[[E], bool] | None = None, containing: bytes = b"") -> bool:
-        """Removes an entry, or only one that satisfies `only_if` or has `containing` in its JSON; False if there was none."""
+    async def remove(self, entry_id: str, only_if: Callable[[E], bool] | None = None, containing: bytes = b"") -> None:
+        """Removes an entry, if it is there, or only one that satisfies `only_if` or has `containing` in its JSON."""
         expected = b""
         if only_if is not None:
             payload = await self._payload(entry_id)
             entry = None if payload is None else self._decode(entry_id, payload)
             if payload is None or entry is None or not only_if(entry):
-                return False
+                return
             expected = payload
         with redis_errors():
-            return bool(await self._remove(keys=[self._key(entry_id), self._table], args=[entry_id, expected, containing]))
+            await self._remove(keys=[self._key(entry_id), self._table], args=[entry_id, expected, containing])
 
     async def entries(self) -> AsyncIterator[E]:
         """Each entry that is present throughout the iteration, once, in no order. One that comes or goes meanwhile may be

@@ -153,8 +153,9 @@ async def test_workflows_are_renewed_and_ended(redis: Redis, directory: Director
     assert await directory.workflow("w1") == replace(workflow(), steps=3)
     assert [entry async for entry in directory.workflows()] == [replace(workflow(), steps=3)]
 
-    assert await directory.remove_workflow("w1", HOLDER)
-    assert not await directory.remove_workflow("w1", HOLDER)
+    await directory.remove_workflow("w1", replace(HOLDER, incarnation="other"))
+    assert await directory.workflow("w1") == replace(workflow(), steps=3)
+    await directory.remove_workflow("w1", HOLDER)
     assert await directory.workflow("w1") is None
     assert [entry async for entry in directory.workflows()] == []
 

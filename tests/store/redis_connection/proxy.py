@@ -19,6 +19,7 @@ class Proxy:
         self.port = 0
         self.delay_s = 0.0  # between the arrival of a part of an answer and its passing on
         self.loses_answer_to = b""  # to the next request that contains this
+        self.closes = False  # when an answer is lost, the connection is, too
         self._target = target
         self._connections: set[asyncio.StreamWriter] = set()
 
@@ -56,6 +57,8 @@ class Proxy:
                 await self._delayed()
             if loses.is_set():
                 loses.clear()
+                if self.closes:
+                    writer.transport.abort()
             else:
                 writer.write(data)
 
