@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.typing import EncodableT
 
-from pbkv_cluster.core.errors import Unavailable
+from pbkv_cluster.core.errors import InvalidArgument, Unavailable
 from pbkv_cluster.core.locations.redis_url import RedisKind, RedisUrl, parse_redis_url
 from pbkv_cluster.store.redis_connection.connection import FollowingConnection, FollowingTlsConnection
 from pbkv_cluster.store.redis_connection.primary import ClusterPrimary, FindPrimary, SentinelPrimary
@@ -33,9 +33,21 @@ def connect(url: str, cluster: str = "", *, timeout_s: float = 1.0, max_connecti
         max_connections: commands in flight at once; further ones wait.
 
     Raises:
-        InvalidArgument: it is no such URL.
+        InvalidArgument: it is no such URL, or redis-py refuses an option in it.
     """
     parsed = parse_redis_url("redis.url", url)
+    try:
+        pool = BlockingConnectionPool(
+            max_connections=max_connections, timeout=timeout_s, **_options(parsed, cluster, timeout_s)
+        )
+        pool.connection_class(**pool.connection_kwargs)  # else the first command would be the first to fail
+    except (TypeError, ValueError, redis.exceptions.RedisError) as error:
+        raise InvalidArgument("redis.url", f"has an option that is unknown, or not for this kind of URL: {error}") from None
+    return Redis.from_pool(pool)
+
+
+def _options(parsed: RedisUrl, cluster: str, timeout_s: float) -> dict[str, Any]:
+    """Arguments of a connection."""
     options: dict[str, Any] = {
         **parse_url(parsed.plain),
         "decode_responses": False,
@@ -49,7 +61,7 @@ def connect(url: str, cluster: str = "", *, timeout_s: float = 1.0, max_connecti
     # One immediate retry, for a connection that died while it was idle. Callers decide how to wait out an outage. So a call may
     # be made twice: the package says what that means for each.
     options["retry"] = Retry(NoBackoff(), 1)
-    return Redis.from_pool(BlockingConnectionPool(max_connections=max_connections, timeout=timeout_s, **options))
+    return options
 
 
 def _finder(url: RedisUrl, cluster: str, options: Mapping[str, Any], uses_tls: bool) -> FindPrimary:

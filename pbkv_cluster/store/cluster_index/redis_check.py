@@ -33,7 +33,9 @@ def check_redis(url: str, cluster: str = "") -> None:
         asyncio.run(_check(url, shown, cluster))
     except (redis.exceptions.RedisError, OSError) as error:
         raise StartupError(f"redis.url: no Redis server answers at {shown}: {error or type(error).__name__}") from None
-    except (InvalidArgument, ValueError):  # a message may quote the password
+    except InvalidArgument as error:
+        raise StartupError(f"redis.url: no Redis server answers at {shown}: {error.problem}") from None
+    except ValueError:  # a message may quote the password
         raise StartupError(f"redis.url: no Redis server answers at {shown}: it is no URL of one") from None
 
 

@@ -46,6 +46,23 @@ def test_what_is_no_url_is_told(url: str) -> None:
     assert "123def" not in refusal(url)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "option", "named"),
+    [
+        ("redis", "colour=red", "colour"),
+        ("redis", "ssl_ca_certs=ca.pem", "ssl_ca_certs"),
+        ("redis+cluster", "ssl_ca_certs=ca.pem", "ssl_ca_certs"),
+        ("rediss", "ssl_cert_reqs=perhaps", "perhaps"),
+        ("redis", "socket_timeout=soon", "socket_timeout"),
+        ("redis", "max_connections=1", "max_connections"),
+    ],
+)
+def test_an_option_that_a_url_cannot_have_is_named(scheme: str, option: str, named: str) -> None:
+    url = f"{scheme}://:abc123def@db/0?{option}"
+    assert "has an option that is unknown, or not for this kind of URL" in refusal(url)
+    assert named in refusal(url)
+
+
 def test_a_replica_is_refused_and_its_master_named() -> None:
     with RedisServer.start(password="abc123def") as replica, redis.Redis.from_url(replica.url) as client:
         client.replicaof("127.0.0.1", "1")
