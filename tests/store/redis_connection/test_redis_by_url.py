@@ -3,7 +3,9 @@
 import asyncio
 import ssl
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote_plus, urlencode
 
 import pytest
 from redis.crc import key_slot
@@ -16,7 +18,7 @@ from pbkv_cluster.store.cluster_index.redis_server import free_port
 from tests.certificates import Authority, Certificate
 from tests.polling import eventually
 from tests.store.redis_connection.proxy import proxy_of
-from tests.store.redis_connection.servers import HOST, Server, cluster, serving, watched
+from tests.store.redis_connection.servers import HOST, SENTINEL_PASSWORD, Server, cluster, serving, tls_options, watched
 
 NAME = "news"
 TTL_S = 60.0
@@ -144,9 +146,13 @@ async def test_a_slot_that_moves_is_followed(nodes: list[Server]) -> None:
     await client.aclose()
 
 
+OVER_TLS = pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+
+
 @pytest.mark.slow
-async def test_sentinels_that_fail_over_are_followed(tmp_path: Path) -> None:
-    with watched(tmp_path) as servers:
+@OVER_TLS
+async def test_sentinels_that_fail_over_are_followed(tmp_path: Path, over_tls: bool) -> None:
+    with watched(tmp_path, Authority(tmp_path).sign("redis") if over_tls else None) as servers:
         await asyncio.to_thread(check_redis, servers.url, NAME)
         await use(servers.url)
         client = connect(servers.url, NAME)
@@ -171,9 +177,10 @@ async def test_sentinels_that_fail_over_are_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_primary_that_is_made_a_replica_is_left(tmp_path: Path) -> None:
+@OVER_TLS
+async def test_a_primary_that_is_made_a_replica_is_left(tmp_path: Path, over_tls: bool) -> None:
     """Its connections stay open: it is found out by what it answers."""
-    with watched(tmp_path) as servers:
+    with watched(tmp_path, Authority(tmp_path).sign("redis") if over_tls else None) as servers:
         client = connect(servers.url, NAME, timeout_s=5.0)
         directory, index = Directory(client, NAME, TTL_S), BlockIndex(client, NAME, TTL_S)
         await directory.announce_service(ServiceEntry("gateway", "127.0.0.1:1", 1))
@@ -190,3 +197,35 @@ async def test_a_primary_that_is_made_a_replica_is_left(tmp_path: Path) -> None:
         assert await directory.service_address("gateway") == "127.0.0.1:2"
         assert await index.publish("w", "1", {KEYS[0]: 2})
         await client.aclose()
+
+
+@pytest.mark.slow
+async def test_sentinels_behind_tls_want_trust_a_certificate_and_a_login_and_so_does_the_primary(tmp_path: Path) -> None:
+    own, other = Authority(tmp_path).sign("redis"), Authority(tmp_path, "other")
+    other.sign("intruder")
+    unknown = "primary 'main' is not known"
+    with watched(tmp_path, own) as servers:
+        await use(servers.url)
+        for right, wrong, said in (
+            (quote_plus(own.ca), quote_plus(other.ca), f"{unknown}.*certificate verify failed"),
+            (quote_plus("/redis."), quote_plus("/intruder."), unknown),  # certificate and key
+            (SENTINEL_PASSWORD, "wrong", f"{unknown}.*invalid username-password pair"),
+            ("app:secret-of-app", "app:wrong", "^Redis: invalid username-password pair"),
+        ):
+            assert right in servers.url
+            with pytest.raises(Unavailable, match=said):
+                await use(servers.url.replace(right, wrong))
+
+
+async def test_a_server_refuses_a_client_by_its_certificate(tmp_path: Path) -> None:
+    own, other = Authority(tmp_path).sign("redis"), Authority(tmp_path, "other").sign("intruder")
+    with serving(tmp_path, tls=own) as server:
+        url = f"rediss://{server.address}/0"
+        with pytest.raises(Unavailable):
+            await use(f"redis://{server.address}/0")
+        await use(f"{url}?{urlencode(tls_options(own))}")
+        for options in (tls_options(replace(other, ca=own.ca)), {"ssl_ca_certs": own.ca}):
+            with pytest.raises(Unavailable):
+                await use(f"{url}?{urlencode(options)}")
+            with pytest.raises(StartupError, match=r"redis\.url"):
+                await asyncio.to_thread(check_redis, f"{url}?{urlencode(options)}", NAME)
