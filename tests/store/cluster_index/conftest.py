@@ -15,7 +15,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
     """A client of an empty server."""
-    client = connect(redis_server.url)
+    client = connect(redis_server.url, timeout_s=10.0)  # a busy machine may let it wait
     await client.flushall()
     yield client
     await client.aclose()
