@@ -154,7 +154,7 @@ class WorkerServer:
             self._predictor_link = self._link_to_predictor(self._predictor, engine)
         self._thread.start()
         if others is not None and runner.host is not None and self._siblings is not None and others.reads_siblings:
-            self._shelter = ShelterSeeker(self._thread, others, self._siblings)
+            self._shelter = ShelterSeeker(self._thread, self._siblings)
             self._shelter.start()
         disk = None if runner.disk is None else runner.disk.disk.disk
         memory_of_tiers = PoolMemory(model.shape.block_bytes, runner.host, disk, pins=device.type == "cuda")

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from grpc import aio
 
-from pbkv_cluster.cache.prefetch.shelter import LeavingPath
+from pbkv_cluster.cache.prefetch.shelter import PATHS_BYTES, LeavingPath
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.blocks import KEY_BYTES
-from pbkv_cluster.core.errors import InvalidArgument, Unavailable
+from pbkv_cluster.core.errors import InvalidArgument, PbkvError
 from pbkv_cluster.core.tokens import BLOCK_BYTES
+from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
-from pbkv_cluster.gpu_worker.kv.other_workers import OtherWorkers
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import packed_from_wire
 from pbkv_cluster.rpc.errors import from_rpc
@@ -25,24 +25,23 @@ Siblings = Callable[[], Awaitable[Sequence[str]]]
 """Returns the addresses of the other workers of this node that read each other's host memory. May raise Unavailable."""
 
 _LOOK_S = 0.2  # between two looks at what is about to leave
-_FULL_S = 2.0  # for which a sibling is left alone that took nothing, or did not answer
-_TIMEOUT_S = 5.0
-_MOST_BYTES = 1 << 20  # of tokens, each time
+_COPYING_S = 0.02  # likewise while a sibling copies
+_FULL_S = 2.0  # for which a sibling is left alone that has no room
+_LOST_S = 30.0  # for which one is left alone that does not answer
+_TIMEOUT_S = 1.0
 
 
 class ShelterSeeker:
     """Finds shelter for what is about to leave this worker's host memory, on a task of the running event loop."""
 
-    def __init__(self, thread: EngineThread, others: OtherWorkers, siblings: Siblings) -> None:
+    def __init__(self, thread: EngineThread, siblings: Siblings) -> None:
         """Args:
         thread: the engine's.
-        others: told of what is sheltered.
         siblings: finds them.
         """
         self._thread = thread
-        self._others = others
         self._siblings = siblings
-        self._full_until: dict[str, float] = {}  # by address
+        self._rests_until: dict[str, float] = {}  # by address
         self._background = Background()
 
     def start(self) -> None:
@@ -57,63 +56,76 @@ class ShelterSeeker:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_S)
             try:
-                await self._look()
-            except Unavailable as error:  # the directory; or the engine has ended, which is told elsewhere
+                pause_s = await self._look()
+            except PbkvError as error:  # of the directory; or the engine has ended, which is told elsewhere
                 log.debug("no shelter is sought: %s", error)
-                await asyncio.sleep(_FULL_S)
+                pause_s = _FULL_S
+            await asyncio.sleep(pause_s)
 
-    async def _look(self) -> None:
-        paths = await self._thread.call(lambda engine: engine.cache.shelter.leaving(_MOST_BYTES))
+    async def _look(self) -> float:
+        """Returns the seconds until the next look."""
+        paths = await self._thread.call(lambda engine: engine.cache.shelter.leaving())
         if not paths:
-            return
+            return _LOOK_S
         for address in await self._siblings():
-            if self._full_until.get(address, 0.0) <= time.monotonic():
-                if await self._ask(address, paths):
-                    return
-                self._full_until[address] = time.monotonic() + _FULL_S
-        await asyncio.sleep(_FULL_S)
-
-    async def _ask(self, address: str, paths: Sequence[LeavingPath]) -> int:
-        """Returns the blocks that the sibling takes."""
-        request = worker_pb2.ShelterRequest(
-            paths=[
-                worker_pb2.ShelterRequest.Path(namespace_digest=path.digest, tokens=types_pb2.PackedTokens(data=path.tokens))
-                for path in paths
-            ]
-        )
-        self._others.sheltered(key for path in paths for key in path.keys)  # first: it may be told of them before it answers
-        async with connect(address) as channel:
+            if self._rests_until.get(address, 0.0) > time.monotonic():
+                continue
             try:
-                response = await worker_pb2_grpc.WorkerServiceStub(channel).Shelter(request, timeout=_TIMEOUT_S)
-            except aio.AioRpcError as error:
-                cause = from_rpc(error)
-                log.log(
-                    logging.DEBUG if isinstance(cause, Unavailable) else logging.WARNING,
-                    "the worker at %s shelters nothing: %s",
-                    address,
-                    cause,
-                )
-                return 0
-        return response.blocks
+                response = await _ask(address, paths)
+            except PbkvError as error:
+                log.warning("the worker at %s shelters nothing: %s", address, error)
+                self._rests_until[address] = time.monotonic() + _LOST_S
+                continue
+            if response.blocks or response.busy:
+                return _COPYING_S
+            self._rests_until[address] = time.monotonic() + _FULL_S
+        return _FULL_S
+
+
+async def _ask(address: str, paths: Sequence[LeavingPath]) -> worker_pb2.ShelterResponse:
+    """Raises:
+    PbkvError: the sibling does not answer, or refuses.
+    """
+    wire = worker_pb2.ShelterRequest.Path
+    request = worker_pb2.ShelterRequest(
+        paths=[
+            wire(namespace_digest=digest, tokens=types_pb2.PackedTokens(data=tokens), first_block=first)
+            for digest, tokens, first in paths
+        ]
+    )
+    async with connect(address) as channel:
+        try:
+            return await worker_pb2_grpc.WorkerServiceStub(channel).Shelter(request, timeout=_TIMEOUT_S)
+        except aio.AioRpcError as error:
+            raise from_rpc(error) from error
 
 
 async def take_in(thread: EngineThread, request: worker_pb2.ShelterRequest) -> worker_pb2.ShelterResponse:
     """Shelters what a sibling has asked for.
 
     Raises:
-        InvalidArgument: a path is not one.
+        InvalidArgument: a path is not one, or they have too many tokens.
         Unavailable: the engine has ended.
     """
-    paths = []
-    for number, path in enumerate(request.paths):
-        if len(path.namespace_digest) != KEY_BYTES:
-            raise InvalidArgument(f"paths[{number}].namespace_digest", f"must be {KEY_BYTES} bytes")
-        tokens = packed_from_wire(path.tokens, f"paths[{number}].tokens")
-        if not tokens or len(tokens) % BLOCK_BYTES:
-            raise InvalidArgument(f"paths[{number}].tokens", "must be whole blocks")
-        paths.append((path.namespace_digest, tokens))
+    paths = [_path(path, f"paths[{number}]") for number, path in enumerate(request.paths)]
+    if (size := sum(len(path.tokens) for path in paths)) > PATHS_BYTES:
+        raise InvalidArgument("paths", f"{size} bytes of tokens are more than {PATHS_BYTES}")
 
-    taken = await thread.call(lambda engine: sum(engine.cache.shelter.take_in(digest, tokens) for digest, tokens in paths))
-    return worker_pb2.ShelterResponse(blocks=taken)
+    def take(engine: Engine) -> worker_pb2.ShelterResponse:
+        shelter = engine.cache.shelter
+        busy = shelter.is_busy
+        return worker_pb2.ShelterResponse(blocks=shelter.take_in(paths), busy=busy)
+
+    return await thread.call(take)
+
+
+def _path(path: worker_pb2.ShelterRequest.Path, field: str) -> LeavingPath:
+    if len(path.namespace_digest) != KEY_BYTES:
+        raise InvalidArgument(f"{field}.namespace_digest", f"must be {KEY_BYTES} bytes")
+    tokens = packed_from_wire(path.tokens, f"{field}.tokens")
+    if not tokens or len(tokens) % BLOCK_BYTES:
+        raise InvalidArgument(f"{field}.tokens", "must be whole blocks")
+    if path.first_block < 0:
+        raise InvalidArgument(f"{field}.first_block", "must not be negative")
+    return LeavingPath(path.namespace_digest, tokens, path.first_block)

@@ -221,5 +221,6 @@ class BlockMap:
         """
         for held in self._all:
             if is_readable(packed := held.blocks.get(key, 0)) and held.worker[0] != besides:
-                tiers, slot = unpack(packed)
-                yield BlockPlace(held.node, held.worker[0], slot, Tier.HOST if Tier.HOST in tiers else Tier.DISK)
+                tiers, slot, sheltered = unpack(packed)
+                tier = Tier.HOST if Tier.HOST in tiers else Tier.DISK
+                yield BlockPlace(held.node, held.worker[0], slot, tier, sheltered)

@@ -16,6 +16,7 @@ class BlockPlace:
     region: str  # id of the worker whose region it is
     slot: int
     tier: Tier
+    sheltered: bool = False  # there for another worker: the first to leave
 
 
 class BlockSource(Protocol):

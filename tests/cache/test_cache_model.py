@@ -205,7 +205,7 @@ class Driver:
         result = self.cache.requests.prefetch(space, tokens)
         assert result.loaded <= result.resident <= sum(result.tiers.values())
         if sum(result.tiers.get(tier, 0) for tier in (Tier.SIBLING, Tier.REMOTE)):
-            self.seen.update(block_keys(space, tokens)[: result.resident // BLOCK_TOKENS])
+            self.seen.update(block_keys(space, tokens)[: sum(result.tiers.values()) // BLOCK_TOKENS])
         assert all(Tier.GPU in self.residency[key].tiers for key in active), "a prefetch evicted an active block"
 
     def lease(self) -> None:

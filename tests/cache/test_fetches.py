@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbkv_cluster.cache.prefetch.shelter import LeavingPath
 from pbkv_cluster.cache.tiers.elsewhere import Nowhere
 from pbkv_cluster.cache.tiers.transfer import Transfer
 from pbkv_cluster.cache.tree.node import new_slots
-from pbkv_cluster.core.blocks import block_keys
+from pbkv_cluster.core.blocks import block_keys, chain_keys
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 from tests.cache.late_transfers import GARBAGE, LateEngine
@@ -81,14 +82,15 @@ class SharingDriver(FailingDriver):
         tokens = tokens[: len(tokens) // BLOCK_BYTES * BLOCK_BYTES]
         free = self.cache.tiers[Tier.HOST].pool.free_slots
         before = self.residency.copy()
-        taken = self.cache.shelter.take_in(space.digest(), tokens)
+        taken = self.cache.shelter.take_in([LeavingPath(space.digest(), tokens, 0)])
         assert taken <= free
         assert self.residency.items() >= before.items(), "something had to make room"
         if taken:
             self.seen.update(block_keys(space, tokens))
-        for path in self.cache.shelter.leaving(1 << 20):
-            assert path.keys, "what is named lies in no host memory"
-            assert all(Tier.HOST in self.residency[key].tiers for key in path.keys)
+        for path in self.cache.shelter.leaving():
+            keys = chain_keys(path.digest, path.tokens)
+            assert Tier.HOST in self.residency[keys[-1]].tiers, "what is named lies in no host memory"
+            assert all(Tier.HOST in self.residency[key].tiers for key in keys[path.first :])
 
 
 def drive(seed: int, capacity: Mapping[Tier, int], policy: str, write_through: bool = False, steps: int = 150) -> Driver:

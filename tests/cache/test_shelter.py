@@ -4,15 +4,23 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from pbkv_cluster.cache.prefetch import shelter
+from pbkv_cluster.cache.prefetch.shelter import LeavingPath
 from pbkv_cluster.cache.tiers.elsewhere import Nowhere
+from pbkv_cluster.cache.tree.node import BlockLease, new_slots
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
-from tests.cache.staging_rig import Rig
+from tests.cache.staging_rig import BLOCK_S, Rig
 from tests.cache.test_leases import TEXT, space, text
 
 DIGEST = space().digest()
-MUCH = 1 << 20  # bytes
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole text is copied at a time, however slow the bus."""
+    monkeypatch.setattr(shelter, "MOST_S", 1.0)
 
 
 class Siblings(Nowhere):
@@ -40,15 +48,15 @@ def keys(name: str) -> list[bytes]:
     return block_keys(space(), path(name))
 
 
-def leaving(rig: Rig, most_bytes: int = MUCH) -> set[bytes]:
+def leaving(rig: Rig) -> set[bytes]:
     """The texts that are named."""
-    found = rig.cache.shelter.leaving(most_bytes)
+    found = rig.cache.shelter.leaving()
     assert all(each.digest == DIGEST for each in found)
     return {each.tokens for each in found}
 
 
-def take_in(rig: Rig, name: str, blocks: int = TEXT) -> int:
-    taken = rig.cache.shelter.take_in(DIGEST, path(name, blocks))
+def take_in(rig: Rig, *names: str, first: int = 0, blocks: int = TEXT) -> int:
+    taken = rig.cache.shelter.take_in(LeavingPath(DIGEST, path(name, blocks), first) for name in names)
     rig.cache.check_integrity()
     return taken
 
@@ -94,8 +102,25 @@ def test_what_a_sibling_has_is_not_named() -> None:
     assert leaving(full(siblings=Siblings(kind=Tier.REMOTE))) != set(), "another node is no sibling"
 
 
-def test_names_are_bounded_in_bytes() -> None:
-    assert leaving(full(), BLOCK_BYTES - 1) == set()
+def test_names_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelter, "PATHS_BYTES", BLOCK_BYTES - 1)
+    assert leaving(full()) == set()
+
+
+def test_what_is_leased_is_not_named() -> None:
+    rig = full()
+    for node in rig.cache.tree.walk():
+        node.leases = frozenset({BlockLease("", "l", "", node, 100.0)})
+    assert leaving(rig) == set()
+
+
+def test_the_blocks_that_only_the_gpu_has_are_named_as_such() -> None:
+    """A sibling must have them itself, or it could not find what follows them."""
+    rig = full()
+    found = {each.tokens: each.first for each in rig.cache.shelter.leaving()}
+    (tokens,) = found
+    name = next(name for name in "abcdef" if path(name).startswith(tokens))
+    assert found[tokens] == rig.tiers(name).get(Tier.GPU, 0)
 
 
 def test_free_slots_take_in_what_a_sibling_has() -> None:
@@ -118,12 +143,76 @@ def test_what_follows_a_known_beginning_is_taken_in() -> None:
     assert sum(rig.tiers("a").values()) == TEXT
 
 
+@pytest.mark.parametrize("known", [0, 2])
+def test_what_follows_blocks_of_a_gpu_alone_is_taken_in_where_these_are_known(known: int) -> None:
+    siblings = Siblings(set())
+    rig = Rig(elsewhere=siblings)
+    if known:
+        rig.run("a", blocks=known)
+    siblings.keys = None
+    assert take_in(rig, "a", first=2) == (TEXT - 2 if known else 0)
+
+
 @pytest.mark.parametrize("missing", range(TEXT))
-def test_a_path_with_a_gap_is_not_taken_in(missing: int) -> None:
-    """What follows the gap could not be found."""
+def test_nothing_is_taken_in_that_follows_a_gap(missing: int) -> None:
+    """It could not be found."""
     rig = Rig(elsewhere=Siblings(set(keys("a")) - {keys("a")[missing]}))
+    assert take_in(rig, "a") == missing
+    rig.settle()
+    assert sum(rig.tiers("a").values()) == missing
+
+
+def test_a_long_path_is_taken_in_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelter, "MOST", 3)
+    rig = Rig(host=40, elsewhere=Siblings())
+    taken = list[int]()
+    while not taken or taken[-1]:
+        taken.append(take_in(rig, "a", blocks=8))
+        rig.settle()
+    assert taken == [3, 3, 2, 0]
+
+
+def test_no_more_is_copied_at_a_time_than_a_step_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelter, "MOST_S", 2 * BLOCK_S)
+    assert take_in(Rig(elsewhere=Siblings()), "a") == 2
+
+
+def test_what_an_earlier_process_has_left_is_no_free_slot() -> None:
+    rig = Rig(elsewhere=Siblings())
+    pool = rig.cache.tiers[Tier.HOST].pool
+    pool.set_aside(new_slots(range(pool.capacity - TEXT)))
     assert take_in(rig, "a") == 0
-    assert rig.tiers("a") == {}
+
+
+def test_some_slots_are_left_free() -> None:
+    rig = Rig(host=2 * TEXT, elsewhere=Siblings())
+    assert take_in(rig, "a") == TEXT
+    rig.settle()
+    assert take_in(rig, "b") == 0
+
+
+def test_no_root_is_made_for_what_nobody_has() -> None:
+    rig = Rig(elsewhere=Siblings(set()))
+    assert rig.cache.shelter.take_in([LeavingPath(bytes(16), path("a"), 0)]) == 0
+    assert rig.cache.tree.known_root(bytes(16)) is None
+
+
+def test_the_first_path_that_fits_is_taken_in() -> None:
+    siblings = Siblings(set(keys("b")))
+    rig = Rig(elsewhere=siblings)
+    assert take_in(rig, "a", "b", "b") == TEXT
+    rig.settle()
+    assert rig.tiers("b") == {Tier.HOST: TEXT}
+
+
+def test_others_are_told_that_it_is_sheltered() -> None:
+    rig = Rig(elsewhere=Siblings())
+    take_in(rig, "a")
+    rig.settle()
+    residency = rig.cache.tiers.residency()
+    assert all(residency[key].sheltered and residency[key].slot >= 0 for key in keys("a"))
+    rig.run("b")
+    assert not any(rig.cache.tiers.residency()[key].sheltered for key in keys("b"))
 
 
 def test_too_few_free_slots_take_in_nothing() -> None:
@@ -155,7 +244,7 @@ def test_the_workers_own_blocks_lie_where_they_would_without_it(texts: str, poli
 
 
 def test_one_path_is_taken_in_at_a_time() -> None:
-    rig = Rig(elsewhere=Siblings())
+    rig = Rig(host=12, elsewhere=Siblings())
     assert take_in(rig, "a") == TEXT
     assert take_in(rig, "b") == 0, "the copies of the first are under way"
     rig.settle()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pbkv_cluster.cache.prefetch.shelter import PATHS_BYTES
 from pbkv_cluster.core.errors import InvalidArgument
 from pbkv_cluster.core.locations.residency import SHARED
 from pbkv_cluster.core.usage import Tier
@@ -82,7 +83,7 @@ async def test_what_was_dropped_comes_back_from_where_it_was_sheltered(llama: Pa
             return (await both.second.decisions()).get("shelter", 0) >= 4
 
         await eventually(sheltered)
-        assert await both.second.copies_ended()
+        await eventually(both.second.copies_ended)
         outputs += [(await both.first.run(step(PROMPTS[5], workflow_id="w5"))).tokens]
         again = [await both.first.run(step(prompt, workflow_id=f"w{n}")) for n, prompt in enumerate(PROMPTS)]
         assert [answer.tokens for answer in again] == outputs
@@ -122,6 +123,11 @@ async def test_a_worker_keeps_for_itself_what_a_sibling_only_shelters(llama: Pat
         ({"namespace_digest": bytes(16), "tokens": types_pb2.PackedTokens(data=bytes(60))}, "paths[0].tokens"),
         ({"namespace_digest": bytes(16), "tokens": types_pb2.PackedTokens(data=bytes(63))}, "paths[0].tokens.data"),
         ({"namespace_digest": bytes(16)}, "paths[0].tokens"),
+        (
+            {"namespace_digest": bytes(16), "tokens": types_pb2.PackedTokens(data=bytes(64)), "first_block": -1},
+            "paths[0].first_block",
+        ),
+        ({"namespace_digest": bytes(16), "tokens": types_pb2.PackedTokens(data=bytes(PATHS_BYTES + 64))}, "paths"),
     ],
 )
 async def test_a_malformed_path_is_refused(llama: Path, path: dict[str, Any], field: str) -> None:

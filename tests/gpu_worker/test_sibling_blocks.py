@@ -12,7 +12,7 @@ import pytest
 
 from pbkv_cluster.core.blocks import block_keys
 from pbkv_cluster.core.config import Config
-from pbkv_cluster.core.locations.residency import SHARED
+from pbkv_cluster.core.locations.residency import SHARED, Residency
 from pbkv_cluster.core.tokens import pack
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.kv.block_copies import CpuCopies
@@ -190,7 +190,7 @@ async def test_blocks_of_a_worker_that_was_killed_are_still_read_and_never_wrong
             await process.wait()
         view = ArenaView(arena.path)
         headers = list(view.regions()["w"].headers())
-        blocks.replace(("w", "1"), "node", [(header.label.key, (slot + 1) << 3 | 2) for slot, header in headers])
+        blocks.replace(("w", "1"), "node", [(header.label.key, Residency(frozenset({Tier.HOST}), slot).pack()) for slot, header in headers])
         view.close()
         async with serving(settings(llama), "second", host_store=At(address), blocks=blocks, node_id="node") as second:
             answer = await second.run(step(PROMPT))

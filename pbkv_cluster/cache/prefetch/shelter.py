@@ -4,7 +4,7 @@ A sheltered block belongs to no workflow of the worker that shelters it. So it i
 from anything that the worker keeps for its own steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pbkv_cluster.cache.sequence.fetch import Fetcher
@@ -13,13 +13,17 @@ from pbkv_cluster.cache.tiers.elsewhere import Elsewhere
 from pbkv_cluster.cache.tiers.tiers import Tiers
 from pbkv_cluster.cache.tree.node import Node
 from pbkv_cluster.cache.tree.prefix_tree import PrefixTree, lineage
+from pbkv_cluster.core.blocks import chain_keys
 from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.core.usage import Tier
 
+PATHS_BYTES = 1 << 20  # of tokens that are named at a time
 _NEXT = 64  # blocks that will leave next are looked at: what one long prompt can push out between two looks
 _NEXT_SHARE = 4  # at most one in so many of all
-_MOST = 256  # blocks that are sheltered at a time
+MOST = 32  # blocks that are copied at a time; a step that needs other blocks from there waits for them
+MOST_S = 0.01  # that they may take, once that has been measured
+_LEFT_FREE = 8  # one in so many slots: the worker's own blocks go there, and need not wait until what is copied has arrived
 
 
 class LeavingPath(NamedTuple):
@@ -27,7 +31,7 @@ class LeavingPath(NamedTuple):
 
     digest: bytes  # of the namespace
     tokens: bytes  # of all its blocks
-    keys: tuple[bytes, ...]  # of those of its blocks that only host memory has
+    first: int  # number of the first block from which on host memory has all of them
 
 
 class Shelter:
@@ -51,58 +55,85 @@ class Shelter:
         self._elsewhere = elsewhere
         self._clock = clock
 
-    def leaving(self, most_bytes: int) -> list[LeavingPath]:
-        """What open workflows have used, would leave host memory and the cache next, and no sibling has.
-
-        Args:
-            most_bytes: of all paths' tokens.
-        """
+    def leaving(self) -> list[LeavingPath]:
+        """What open workflows have used, would leave host memory and the cache next, and no sibling has."""
         found: list[LeavingPath] = []
+        room = PATHS_BYTES
         for node in self._next():
             if node.retired or node.leases or self._elsewhere.tiers((node.last_key(),))[:1] == [Tier.SIBLING]:
                 continue
             path = list(lineage(node))[::-1]
-            most_bytes -= sum(len(part.tokens) for part in path)
-            if most_bytes < 0:
+            room -= sum(len(part.tokens) for part in path)
+            if room < 0:
                 break
             root = path[0].parent
             assert root is not None
-            keys = (part.key(block) for part in path for block in range(part.held[0], part.blocks))
-            found.append(LeavingPath(root.keys, b"".join(part.tokens for part in path), tuple(keys)))
+            found.append(LeavingPath(root.keys, b"".join(part.tokens for part in path), self._first(path)))
         return found
 
-    def take_in(self, digest: bytes, tokens: bytes) -> int:
-        """Begins to copy what this cache lacks of a path from siblings' host memory to free slots: all of it, or nothing.
+    def take_in(self, paths: Iterable[LeavingPath]) -> int:
+        """Begins to copy what this cache lacks of some paths from siblings' host memory to free slots, if they have enough for
+        the whole of a path: the next blocks of the first such path. What is left can be asked for again.
 
         Nothing is copied that takes longer to copy than to compute, nor while other blocks come from siblings.
-
-        Args:
-            digest: of the path's namespace.
-            tokens: of whole blocks.
 
         Returns:
             The blocks.
         """
-        pool = self._tiers[Tier.HOST].pool
-        free = pool.free_slots - len(pool.aside)  # what an earlier process has left may still be found
-        root, blocks = self._tree.root_of(digest), len(tokens) // BLOCK_BYTES
-        match = self._tree.match(root, tokens)
-        matched = sum(node.blocks for node in match.path[:-1]) + match.last_blocks
-        missing = blocks - matched
-        if not 0 < missing <= min(free, _MOST) or self._tiers.in_flight.reads_from(Tier.SIBLING):
+        if self.is_busy:
             return 0
-        path = self._paths.lock_match(match)
-        above = path[-1] if path else root
-        kinds, keys = self._fetcher.elsewhere(above, tokens, matched, missing)
-        fits = len(kinds) == missing and set(kinds) == {Tier.SIBLING}
-        if fits:
-            child = self._fetcher.stage(above, tokens, matched, Tier.SIBLING, keys, pool.take(missing))
-            self._tiers.log.note("shelter", child, range(missing))
-            self._tiers.decisions["shelter"] += missing
+        return next(filter(None, map(self._take_in, paths)), 0)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether blocks come from siblings now."""
+        return self._tiers.in_flight.reads_from(Tier.SIBLING)
+
+    def _take_in(self, leaving: LeavingPath) -> int:
+        pool = self._tiers[Tier.HOST].pool
+        free = pool.free_slots - len(pool.aside) - pool.capacity // _LEFT_FREE  # `aside`: an earlier process's may be found yet
+        blocks = len(leaving.tokens) // BLOCK_BYTES
+        root = self._tree.known_root(leaving.digest)
+        if root is None and not self._elsewhere.tiers(chain_keys(leaving.digest, leaving.tokens[:BLOCK_BYTES])):
+            return 0  # nobody's: no root is made for it
+        match = None if root is None else self._tree.match(root, leaving.tokens)
+        matched = 0 if match is None else sum(node.blocks for node in match.path[:-1]) + match.last_blocks
+        if not 0 < blocks - matched <= free or matched < leaving.first:
+            return 0
+        path = [] if match is None else self._paths.lock_match(match)
+        try:
+            above = path[-1] if path else self._tree.root_of(leaving.digest)
+            return self._stage(above, leaving.tokens, matched, min(self._at_a_time(), blocks - matched))
+        finally:
+            self._paths.unlock(path)
+
+    def _stage(self, above: Node, tokens: bytes, start: int, most: int) -> int:
+        kinds, keys = self._fetcher.elsewhere(above, tokens, start, most)
+        count = next((at for at, kind in enumerate(kinds) if kind is not Tier.SIBLING), len(kinds))
+        if count:
+            slots = self._tiers[Tier.HOST].pool.take(count)
+            child = self._fetcher.stage(above, tokens, start, Tier.SIBLING, keys[:count], slots, sheltered=True)
+            self._tiers.log.note("shelter", child, range(count))
+            self._tiers.decisions["shelter"] += count
             self._tiers.offer(child)
             self._fetcher.staged(child, self._clock.now())
-        self._paths.unlock(path)
-        return missing if fits else 0
+        return count
+
+    def _at_a_time(self) -> int:
+        """Blocks."""
+        seconds = self._tiers.costs.copy_seconds
+        block_s = seconds(Tier.SIBLING, Tier.HOST, 1) - seconds(Tier.SIBLING, Tier.HOST, 0)
+        return max(1, min(MOST, int(MOST_S / block_s))) if block_s > 0 else MOST
+
+    def _first(self, path: list[Node]) -> int:
+        """See `LeavingPath.first`."""
+        host, first = self._tiers[Tier.HOST].index, sum(node.blocks for node in path)
+        for node in reversed(path):
+            for block in reversed(range(node.blocks)):
+                if not node.holds(host, block):
+                    return first
+                first -= 1
+        return first
 
     def _next(self) -> Iterator[Node]:
         """Nodes whose blocks host memory would drop next, in that order. None while there is room, or a disk to take them."""

@@ -139,7 +139,16 @@ class Fetcher:
         kinds = self._worth_fetching(found, 0)
         return kinds, keys[: len(kinds)]
 
-    def stage(self, node: Node, tokens: bytes, start: int, kind: Tier, keys: Sequence[bytes], slots: Slots) -> Node:
+    def stage(
+        self,
+        node: Node,
+        tokens: bytes,
+        start: int,
+        kind: Tier,
+        keys: Sequence[bytes],
+        slots: Slots,
+        sheltered: bool = False,
+    ) -> Node:
         """Begins to bring what follows a locked node, or a root, to host memory.
 
         Args:
@@ -149,6 +158,7 @@ class Fetcher:
             kind: of memory in which the blocks lie.
             keys: of the blocks.
             slots: of host memory, as many.
+            sheltered: whether they are brought there for another worker.
 
         Returns:
             The node of the blocks, which nobody owns yet.
@@ -157,6 +167,7 @@ class Fetcher:
         labels = _labels(node, start, tokens, keys)
         self._tiers.in_flight.fetch(kind, slots, labels, PATIENCE_MAX_S, urgent=False, target=Tier.HOST)
         child = self._tree.add_stored(node, tokens[start * BLOCK_BYTES : stop * BLOCK_BYTES], b"".join(keys))
+        child.sheltered = sheltered
         self._tree.place(child, host.index, 0, slots)
         self._tiers.note(child, 0, child.blocks)
         return child

@@ -82,7 +82,7 @@ class Announcements:
                         own = new_slots(_ON_ITS_WAY if slot in late else slot for slot in own)
                     shared = [slot if known == ABSENT else known for known, slot in zip(shared, own, strict=True)]
         return [
-            self._without_slot[each] if slot < 0 else Residency(self._sets[each], slot)
+            self._without_slot[each] if slot < 0 else Residency(self._sets[each], slot, node.sheltered)
             for each, slot in zip(bits, shared, strict=True)
         ]
 
@@ -99,7 +99,7 @@ class Announcements:
         tier = next((tier for tier in self._tiers[GPU + 1 :] if tier.kind in residency.tiers), None)
         if tier is not None:
             slot = node.slots[tier.index][block]
-            self._arriving[label.key] = _Arriving(label, Residency(residency.tiers, slot), tier.kind)
+            self._arriving[label.key] = _Arriving(label, Residency(residency.tiers, slot, node.sheltered), tier.kind)
             self._keys[tier.kind, slot] = label.key
 
     def _forget(self, key: bytes) -> None:

@@ -21,7 +21,7 @@ class Elsewhere(Protocol):
         ...
 
     def is_near(self, key: bytes) -> bool:
-        """Whether another worker of this node has a block in host memory, so that this one need not keep it there, too."""
+        """Whether another worker of this node keeps a block in host memory, so that this one need not keep it there, too."""
         ...
 
 

@@ -115,6 +115,7 @@ class Node:
         "prefetched",
         "prefetched_for",
         "refs",
+        "sheltered",
         "slots",
         "staged",
         "tokens",
@@ -136,6 +137,7 @@ class Node:
         self.prefetched_for = ""  # why, see `PrefetchLedger`
         self.leases: frozenset[BlockLease] = NO_LEASES  # that it lies within
         self.staged: Staged | None = None  # those of its blocks that were staged and not used since
+        self.sheltered = False  # its blocks came to keep them for another worker of the node
         self.demoted_early = 0  # of the blocks that the GPU holds, how many were copied early, see `EarlyDemotionLedger`
         self.refs = 0  # running sequences whose path passes through this node
         self.owners: dict[Owner, Segment] = {}  # active workflows only, with the segment of each; none: retired

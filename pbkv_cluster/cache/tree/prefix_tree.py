@@ -44,6 +44,10 @@ class PrefixTree:
             root = self._by_digest[digest] = Node(b"", None, self._tiers, keys=digest)
         return root
 
+    def known_root(self, digest: bytes) -> Node | None:
+        """The root of that tree, if there has been a block in it."""
+        return self._by_digest.get(digest)
+
     # --- matching ---
 
     def match(self, root: Node, tokens: bytes, limit: int | None = None) -> Match:
@@ -108,7 +112,7 @@ class PrefixTree:
         upper.last_access = node.last_access
         upper.entry = node.entry
         upper.uses = node.uses
-        upper.leases = node.leases
+        upper.leases, upper.sheltered = node.leases, node.sheltered
         upper.prefetched, upper.prefetched_for = max(0, node.prefetched - node.held[GPU]), node.prefetched_for
         node.prefetched -= upper.prefetched
         upper.demoted_early = max(0, node.demoted_early - node.held[GPU])

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import Tier
@@ -12,7 +11,6 @@ from pbkv_cluster.store.block_map import BlockMap
 from pbkv_cluster.store.block_source import BlockPlace, BlockSource
 
 _REST_S = 5.0  # for which a node that did not answer is left alone
-_SHELTERED_MAX = 1 << 16  # keys
 
 
 class OtherWorkers:
@@ -46,7 +44,6 @@ class OtherWorkers:
         self._sources = sources
         self._now = now
         self._rests_until: dict[tuple[Tier, str], float] = {}  # by kind of memory and node
-        self._sheltered: dict[bytes, None] = {}  # keys, the latest last
 
     @property
     def reads_siblings(self) -> bool:
@@ -67,16 +64,8 @@ class OtherWorkers:
 
     def is_near(self, key: bytes) -> bool:
         """See `Elsewhere.is_near`. What a sibling shelters it does not keep for long."""
-        if key in self._sheltered:
-            return False
         places = self._blocks.places(key, self._worker_id)
-        return self.reads_siblings and any(self._kind(place) is Tier.SIBLING for place in places)
-
-    def sheltered(self, keys: Iterable[bytes]) -> None:
-        """Siblings shelter blocks of this worker."""
-        self._sheltered |= dict.fromkeys(keys)
-        for key in list(islice(self._sheltered, max(0, len(self._sheltered) - _SHELTERED_MAX))):
-            self._sheltered.pop(key, None)
+        return self.reads_siblings and any(self._kind(place) is Tier.SIBLING and not place.sheltered for place in places)
 
     def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
         """Reads blocks from one kind of memory. Returns whether each was read; blocks until then."""

@@ -278,18 +278,22 @@ class BlockPage(_message.Message):
 class ShelterRequest(_message.Message):
     __slots__ = ("paths",)
     class Path(_message.Message):
-        __slots__ = ("namespace_digest", "tokens")
+        __slots__ = ("namespace_digest", "tokens", "first_block")
         NAMESPACE_DIGEST_FIELD_NUMBER: _ClassVar[int]
         TOKENS_FIELD_NUMBER: _ClassVar[int]
+        FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
         namespace_digest: bytes
         tokens: _types_pb2.PackedTokens
-        def __init__(self, namespace_digest: _Optional[bytes] = ..., tokens: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ...) -> None: ...
+        first_block: int
+        def __init__(self, namespace_digest: _Optional[bytes] = ..., tokens: _Optional[_Union[_types_pb2.PackedTokens, _Mapping]] = ..., first_block: _Optional[int] = ...) -> None: ...
     PATHS_FIELD_NUMBER: _ClassVar[int]
     paths: _containers.RepeatedCompositeFieldContainer[ShelterRequest.Path]
     def __init__(self, paths: _Optional[_Iterable[_Union[ShelterRequest.Path, _Mapping]]] = ...) -> None: ...
 
 class ShelterResponse(_message.Message):
-    __slots__ = ("blocks",)
+    __slots__ = ("blocks", "busy")
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_FIELD_NUMBER: _ClassVar[int]
     blocks: int
-    def __init__(self, blocks: _Optional[int] = ...) -> None: ...
+    busy: bool
+    def __init__(self, blocks: _Optional[int] = ..., busy: _Optional[bool] = ...) -> None: ...
