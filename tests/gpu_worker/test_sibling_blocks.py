@@ -190,7 +190,8 @@ async def test_blocks_of_a_worker_that_was_killed_are_still_read_and_never_wrong
             await process.wait()
         view = ArenaView(arena.path)
         headers = list(view.regions()["w"].headers())
-        blocks.replace(("w", "1"), "node", [(header.label.key, Residency(frozenset({Tier.HOST}), slot).pack()) for slot, header in headers])
+        in_host = frozenset({Tier.HOST})
+        blocks.replace(("w", "1"), "node", [(header.label.key, Residency(in_host, slot).pack()) for slot, header in headers])
         view.close()
         async with serving(settings(llama), "second", host_store=At(address), blocks=blocks, node_id="node") as second:
             answer = await second.run(step(PROMPT))
