@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from grpc import aio
 
-from pbkv_cluster.cache.prefetch.shelter import PATHS_BYTES, LeavingPath
+from pbkv_cluster.cache.prefetch.shelter import PATHS_BYTES, LeavingPath, ShelterState
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.blocks import KEY_BYTES
 from pbkv_cluster.core.errors import InvalidArgument, PbkvError
 from pbkv_cluster.core.tokens import BLOCK_BYTES
-from pbkv_cluster.gpu_worker.engine.engine import Engine
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.rpc.channel import connect
 from pbkv_cluster.rpc.convert import packed_from_wire
@@ -29,6 +28,12 @@ _COPYING_S = 0.02  # likewise while a sibling copies
 _FULL_S = 2.0  # for which a sibling is left alone that has no room
 _LOST_S = 30.0  # for which one is left alone that does not answer
 _TIMEOUT_S = 1.0
+
+_STATES = {
+    ShelterState.FULL: worker_pb2.ShelterResponse.STATE_FULL,
+    ShelterState.HELD: worker_pb2.ShelterResponse.STATE_HELD,
+    ShelterState.COPYING: worker_pb2.ShelterResponse.STATE_COPYING,
+}
 
 
 class ShelterSeeker:
@@ -77,8 +82,8 @@ class ShelterSeeker:
                 log.warning("the worker at %s shelters nothing: %s", address, error)
                 self._rests_until[address] = time.monotonic() + _LOST_S
                 continue
-            if response.blocks or response.busy:
-                return _COPYING_S
+            if response.state != worker_pb2.ShelterResponse.STATE_FULL:
+                return _COPYING_S if response.state == worker_pb2.ShelterResponse.STATE_COPYING else _LOOK_S
             self._rests_until[address] = time.monotonic() + _FULL_S
         return _FULL_S
 
@@ -112,12 +117,8 @@ async def take_in(thread: EngineThread, request: worker_pb2.ShelterRequest) -> w
     if (size := sum(len(path.tokens) for path in paths)) > PATHS_BYTES:
         raise InvalidArgument("paths", f"{size} bytes of tokens are more than {PATHS_BYTES}")
 
-    def take(engine: Engine) -> worker_pb2.ShelterResponse:
-        shelter = engine.cache.shelter
-        busy = shelter.is_busy
-        return worker_pb2.ShelterResponse(blocks=shelter.take_in(paths), busy=busy)
-
-    return await thread.call(take)
+    taken = await thread.call(lambda engine: engine.cache.shelter.take_in(paths))
+    return worker_pb2.ShelterResponse(blocks=taken.blocks, state=_STATES[taken.state])
 
 
 def _path(path: worker_pb2.ShelterRequest.Path, field: str) -> LeavingPath:

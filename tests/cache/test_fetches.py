@@ -82,7 +82,7 @@ class SharingDriver(FailingDriver):
         tokens = tokens[: len(tokens) // BLOCK_BYTES * BLOCK_BYTES]
         free = self.cache.tiers[Tier.HOST].pool.free_slots
         before = self.residency.copy()
-        taken = self.cache.shelter.take_in([LeavingPath(space.digest(), tokens, 0)])
+        taken = self.cache.shelter.take_in([LeavingPath(space.digest(), tokens, 0)]).blocks
         assert taken <= free
         assert self.residency.items() >= before.items(), "something had to make room"
         if taken:

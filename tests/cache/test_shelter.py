@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from pbkv_cluster.cache.prefetch import shelter
-from pbkv_cluster.cache.prefetch.shelter import LeavingPath
+from pbkv_cluster.cache.prefetch.shelter import LeavingPath, ShelterState
 from pbkv_cluster.cache.tiers.elsewhere import Nowhere
 from pbkv_cluster.cache.tree.node import BlockLease, new_slots
 from pbkv_cluster.core.blocks import block_keys
@@ -58,7 +58,8 @@ def leaving(rig: Rig) -> set[bytes]:
 def take_in(rig: Rig, *names: str, first: int = 0, blocks: int = TEXT) -> int:
     taken = rig.cache.shelter.take_in(LeavingPath(DIGEST, path(name, blocks), first) for name in names)
     rig.cache.check_integrity()
-    return taken
+    assert (taken.state is ShelterState.COPYING) >= bool(taken.blocks)
+    return taken.blocks
 
 
 def full(disk: int = 0, siblings: Siblings | None = None) -> Rig:
@@ -193,7 +194,7 @@ def test_some_slots_are_left_free() -> None:
 
 def test_no_root_is_made_for_what_nobody_has() -> None:
     rig = Rig(elsewhere=Siblings(set()))
-    assert rig.cache.shelter.take_in([LeavingPath(bytes(16), path("a"), 0)]) == 0
+    assert rig.cache.shelter.take_in([LeavingPath(bytes(16), path("a"), 0)]) == (0, ShelterState.FULL)
     assert rig.cache.tree.known_root(bytes(16)) is None
 
 
@@ -241,6 +242,18 @@ def test_the_workers_own_blocks_lie_where_they_would_without_it(texts: str, poli
     for name in texts:
         assert sheltering.run(name) == alone.run(name)
     assert {name: sheltering.tiers(name) for name in texts} == {name: alone.tiers(name) for name in texts}
+
+
+def test_who_asks_learns_whether_to_ask_again() -> None:
+    def state(name: str) -> ShelterState:
+        return rig.cache.shelter.take_in([LeavingPath(DIGEST, path(name), 0)]).state
+
+    rig = Rig(elsewhere=Siblings())
+    assert state("a") is ShelterState.COPYING
+    assert state("b") is ShelterState.COPYING
+    rig.settle()
+    assert state("a") is ShelterState.HELD
+    assert state("b") is ShelterState.FULL
 
 
 def test_one_path_is_taken_in_at_a_time() -> None:

@@ -5,6 +5,7 @@ from anything that the worker keeps for its own steps.
 """
 
 from collections.abc import Iterable, Iterator
+from enum import IntEnum
 from typing import NamedTuple
 
 from pbkv_cluster.cache.sequence.fetch import Fetcher
@@ -32,6 +33,24 @@ class LeavingPath(NamedTuple):
     digest: bytes  # of the namespace
     tokens: bytes  # of all its blocks
     first: int  # number of the first block from which on host memory has all of them
+
+
+class ShelterState(IntEnum):
+    """Whether it is worth asking again, the best last."""
+
+    FULL = 0  # no path fits
+    HELD = 1  # it holds a path already, of which not everybody has heard
+    COPYING = 2  # it is copying blocks of siblings, and there may be room for more
+
+
+class Taken(NamedTuple):
+    """What a worker takes in."""
+
+    blocks: int
+    state: ShelterState
+
+
+_NOTHING = Taken(0, ShelterState.FULL)
 
 
 class Shelter:
@@ -71,39 +90,40 @@ class Shelter:
             found.append(LeavingPath(root.keys, b"".join(part.tokens for part in path), self._first(path)))
         return found
 
-    def take_in(self, paths: Iterable[LeavingPath]) -> int:
+    def take_in(self, paths: Iterable[LeavingPath]) -> Taken:
         """Begins to copy what this cache lacks of some paths from siblings' host memory to free slots, if they have enough for
         the whole of a path: the next blocks of the first such path. What is left can be asked for again.
 
         Nothing is copied that takes longer to copy than to compute, nor while other blocks come from siblings.
-
-        Returns:
-            The blocks.
         """
-        if self.is_busy:
-            return 0
-        return next(filter(None, map(self._take_in, paths)), 0)
+        if self._tiers.in_flight.reads_from(Tier.SIBLING):
+            return Taken(0, ShelterState.COPYING)
+        state = ShelterState.FULL
+        for path in paths:
+            taken = self._take_in(path)
+            if taken.blocks:
+                return taken
+            state = max(state, taken.state)
+        return Taken(0, state)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether blocks come from siblings now."""
-        return self._tiers.in_flight.reads_from(Tier.SIBLING)
-
-    def _take_in(self, leaving: LeavingPath) -> int:
+    def _take_in(self, leaving: LeavingPath) -> Taken:
         pool = self._tiers[Tier.HOST].pool
         free = pool.free_slots - len(pool.aside) - pool.capacity // _LEFT_FREE  # `aside`: an earlier process's may be found yet
         blocks = len(leaving.tokens) // BLOCK_BYTES
         root = self._tree.known_root(leaving.digest)
         if root is None and not self._elsewhere.tiers(chain_keys(leaving.digest, leaving.tokens[:BLOCK_BYTES])):
-            return 0  # nobody's: no root is made for it
+            return _NOTHING  # nobody's: no root is made for it
         match = None if root is None else self._tree.match(root, leaving.tokens)
         matched = 0 if match is None else sum(node.blocks for node in match.path[:-1]) + match.last_blocks
-        if not 0 < blocks - matched <= free or matched < leaving.first:
-            return 0
+        if matched == blocks:
+            return Taken(0, ShelterState.HELD)
+        if blocks - matched > free or matched < leaving.first:
+            return _NOTHING
         path = [] if match is None else self._paths.lock_match(match)
         try:
             above = path[-1] if path else self._tree.root_of(leaving.digest)
-            return self._stage(above, leaving.tokens, matched, min(self._at_a_time(), blocks - matched))
+            taken = self._stage(above, leaving.tokens, matched, min(self._at_a_time(), blocks - matched))
+            return Taken(taken, ShelterState.COPYING) if taken else _NOTHING
         finally:
             self._paths.unlock(path)
 

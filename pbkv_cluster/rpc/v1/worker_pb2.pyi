@@ -2,6 +2,7 @@ from pbkv_cluster.rpc.v1 import types_pb2 as _types_pb2
 from pbkv_cluster.rpc.v1 import store_pb2 as _store_pb2
 from pbkv_cluster.rpc.v1 import workflow_pb2 as _workflow_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -291,9 +292,17 @@ class ShelterRequest(_message.Message):
     def __init__(self, paths: _Optional[_Iterable[_Union[ShelterRequest.Path, _Mapping]]] = ...) -> None: ...
 
 class ShelterResponse(_message.Message):
-    __slots__ = ("blocks", "busy")
+    __slots__ = ("blocks", "state")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_FULL: _ClassVar[ShelterResponse.State]
+        STATE_HELD: _ClassVar[ShelterResponse.State]
+        STATE_COPYING: _ClassVar[ShelterResponse.State]
+    STATE_FULL: ShelterResponse.State
+    STATE_HELD: ShelterResponse.State
+    STATE_COPYING: ShelterResponse.State
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
-    BUSY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     blocks: int
-    busy: bool
-    def __init__(self, blocks: _Optional[int] = ..., busy: _Optional[bool] = ...) -> None: ...
+    state: ShelterResponse.State
+    def __init__(self, blocks: _Optional[int] = ..., state: _Optional[_Union[ShelterResponse.State, str]] = ...) -> None: ...
