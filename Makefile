@@ -53,7 +53,7 @@ test-prometheus: $(stamp) $(prometheus) ## run the tests that need a real Promet
 	@$(bin)/python -m pytest -m slow tests/deploy tests/cluster/test_prometheus.py $(ARGS)
 
 test-redis: $(stamp) $(redis) ## run the tests of connections to Redis with a server that speaks TLS, which Debian's package is unpacked for
-	@PATH="$(abspath $(dir $(redis))):$$PATH" LD_LIBRARY_PATH="$$(printf %s: '$(abspath build/redis)'/usr/lib/*-linux-gnu)" \
+	@PATH="$(abspath $(dir $(redis))):$$PATH" LD_LIBRARY_PATH="$$(echo '$(abspath build/redis)'/usr/lib/*-linux-gnu)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" \
 	    $(bin)/python -m pytest tests/store/redis_connection $(ARGS)
 
 test-models: $(stamp) ## run every family of models against transformers and write docs/models.md (slow)
@@ -112,7 +112,7 @@ $(prometheus):
 $(redis):
 	@mkdir -p build/redis
 	@cd build/redis && apt-get download --quiet redis-server redis-tools libjemalloc2 liblzf1
-	@cd build/redis && for package in *.deb; do dpkg -x "$$package" .; done
+	@cd build/redis && for package in *.deb; do dpkg -x "$$package" . || exit 1; done
 
 # vLLM's packages would have pip replace torch by another build, so torch comes first and vLLM itself without its dependencies.
 $(VENV)-vllm/.pbkv-installed: tests/integrations/vllm/requirements.txt

@@ -10,7 +10,7 @@ from grpc import aio
 from pbkv_cluster.cache.prefetch.shelter import PATHS_BYTES, LeavingPath, ShelterState
 from pbkv_cluster.core.background import Background
 from pbkv_cluster.core.blocks import KEY_BYTES
-from pbkv_cluster.core.errors import InvalidArgument, PbkvError
+from pbkv_cluster.core.errors import DeadlineExceeded, InvalidArgument, PbkvError, Unavailable
 from pbkv_cluster.core.tokens import BLOCK_BYTES
 from pbkv_cluster.gpu_worker.engine.engine_thread import EngineThread
 from pbkv_cluster.rpc.channel import connect
@@ -25,10 +25,15 @@ Siblings = Callable[[], Awaitable[Sequence[str]]]
 
 _LOOK_S = 0.2  # between two looks at what is about to leave
 _COPYING_S = 0.02  # likewise while a sibling copies
-_FULL_S = 2.0  # for which a sibling is left alone that has no room
-_LOST_S = 30.0  # for which one is left alone that does not answer
+_FULL_S = 2.0  # for which a sibling is left alone that has no room, or does not answer
+_REFUSED_S = 30.0  # for which one is left alone that refuses
 _TIMEOUT_S = 1.0
 
+_PAUSES_S = {
+    worker_pb2.ShelterResponse.STATE_FULL: _FULL_S,
+    worker_pb2.ShelterResponse.STATE_HELD: _LOOK_S,
+    worker_pb2.ShelterResponse.STATE_COPYING: _COPYING_S,
+}
 _STATES = {
     ShelterState.FULL: worker_pb2.ShelterResponse.STATE_FULL,
     ShelterState.HELD: worker_pb2.ShelterResponse.STATE_HELD,
@@ -47,6 +52,8 @@ class ShelterSeeker:
         self._thread = thread
         self._siblings = siblings
         self._rests_until: dict[str, float] = {}  # by address
+        self._found: tuple[float, Sequence[str]] = (0.0, ())  # until when it counts, and the siblings' addresses
+        self._channels: dict[str, aio.Channel] = {}  # by address
         self._background = Background()
 
     def start(self) -> None:
@@ -58,12 +65,14 @@ class ShelterSeeker:
 
     async def stop(self) -> None:
         await self._background.stop()
+        for channel in self._channels.values():
+            await channel.close()
 
     async def _run(self) -> None:
         while True:
             try:
                 pause_s = await self._look()
-            except PbkvError as error:  # of the directory; or the engine has ended, which is told elsewhere
+            except (PbkvError, OSError) as error:  # of the directory, of certificates; or the engine has ended, which it tells
                 log.debug("no shelter is sought: %s", error)
                 pause_s = _FULL_S
             await asyncio.sleep(pause_s)
@@ -73,22 +82,42 @@ class ShelterSeeker:
         paths = await self._thread.call(lambda engine: engine.cache.shelter.leaving())
         if not paths:
             return _LOOK_S
-        for address in await self._siblings():
+        pause_s = _FULL_S
+        for address in await self._addresses():
             if self._rests_until.get(address, 0.0) > time.monotonic():
                 continue
             try:
-                response = await _ask(address, paths)
+                response = await _ask(self._channels[address], paths)
+            except (Unavailable, DeadlineExceeded) as error:  # it has gone, or its batches take long
+                log.debug("the worker at %s shelters nothing: %s", address, error)
+                self._rests_until[address] = time.monotonic() + _FULL_S
             except PbkvError as error:
                 log.warning("the worker at %s shelters nothing: %s", address, error)
-                self._rests_until[address] = time.monotonic() + _LOST_S
-                continue
-            if response.state != worker_pb2.ShelterResponse.STATE_FULL:
-                return _COPYING_S if response.state == worker_pb2.ShelterResponse.STATE_COPYING else _LOOK_S
-            self._rests_until[address] = time.monotonic() + _FULL_S
-        return _FULL_S
+                self._rests_until[address] = time.monotonic() + _REFUSED_S
+            else:
+                if response.blocks:
+                    return _COPYING_S
+                pause_s = min(pause_s, _PAUSES_S[response.state])
+                if response.state == worker_pb2.ShelterResponse.STATE_FULL:
+                    self._rests_until[address] = time.monotonic() + _FULL_S
+        return pause_s
+
+    async def _addresses(self) -> Sequence[str]:
+        """Of the siblings, as they were a moment ago; each has a channel."""
+        until, addresses = self._found
+        if until <= time.monotonic():
+            addresses = await self._siblings()
+            self._found = time.monotonic() + _FULL_S, addresses
+            for address in [each for each in self._channels if each not in addresses]:
+                await self._channels.pop(address).close()
+                self._rests_until.pop(address, None)
+            for address in addresses:
+                if address not in self._channels:
+                    self._channels[address] = connect(address)
+        return addresses
 
 
-async def _ask(address: str, paths: Sequence[LeavingPath]) -> worker_pb2.ShelterResponse:
+async def _ask(channel: aio.Channel, paths: Sequence[LeavingPath]) -> worker_pb2.ShelterResponse:
     """Raises:
     PbkvError: the sibling does not answer, or refuses.
     """
@@ -99,11 +128,10 @@ async def _ask(address: str, paths: Sequence[LeavingPath]) -> worker_pb2.Shelter
             for digest, tokens, first in paths
         ]
     )
-    async with connect(address) as channel:
-        try:
-            return await worker_pb2_grpc.WorkerServiceStub(channel).Shelter(request, timeout=_TIMEOUT_S)
-        except aio.AioRpcError as error:
-            raise from_rpc(error) from error
+    try:
+        return await worker_pb2_grpc.WorkerServiceStub(channel).Shelter(request, timeout=_TIMEOUT_S)
+    except aio.AioRpcError as error:
+        raise from_rpc(error) from error
 
 
 async def take_in(thread: EngineThread, request: worker_pb2.ShelterRequest) -> worker_pb2.ShelterResponse:

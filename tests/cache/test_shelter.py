@@ -108,6 +108,16 @@ def test_names_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert leaving(full()) == set()
 
 
+def test_a_path_that_is_too_long_keeps_no_other_from_being_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelter, "PATHS_BYTES", TEXT * BLOCK_BYTES)
+    rig = Rig(host=16, policy="lru")
+    rig.run("long", blocks=8)
+    for name in "abcdef":
+        rig.run(name)
+    (named,) = leaving(rig)
+    assert len(named) <= TEXT * BLOCK_BYTES
+
+
 def test_what_is_leased_is_not_named() -> None:
     rig = full()
     for node in rig.cache.tree.walk():
@@ -212,8 +222,8 @@ def test_others_are_told_that_it_is_sheltered() -> None:
     rig.settle()
     residency = rig.cache.tiers.residency()
     assert all(residency[key].sheltered and residency[key].slot >= 0 for key in keys("a"))
-    rig.run("b")
-    assert not any(rig.cache.tiers.residency()[key].sheltered for key in keys("b"))
+    rig.run("a")
+    assert not any(rig.cache.tiers.residency()[key].sheltered for key in keys("a")), "it is the worker's own now"
 
 
 def test_too_few_free_slots_take_in_nothing() -> None:
@@ -248,12 +258,14 @@ def test_who_asks_learns_whether_to_ask_again() -> None:
     def state(name: str) -> ShelterState:
         return rig.cache.shelter.take_in([LeavingPath(DIGEST, path(name), 0)]).state
 
-    rig = Rig(elsewhere=Siblings())
+    rig = Rig(host=10, elsewhere=Siblings())
     assert state("a") is ShelterState.COPYING
     assert state("b") is ShelterState.COPYING
+    assert state("c") is ShelterState.COPYING
     rig.settle()
     assert state("a") is ShelterState.HELD
-    assert state("b") is ShelterState.FULL
+    assert state("b") is ShelterState.COPYING
+    assert state("c") is ShelterState.FULL, "no room, whatever is being copied"
 
 
 def test_one_path_is_taken_in_at_a_time() -> None:

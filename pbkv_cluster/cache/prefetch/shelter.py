@@ -82,9 +82,10 @@ class Shelter:
             if node.retired or node.leases or self._elsewhere.tiers((node.last_key(),))[:1] == [Tier.SIBLING]:
                 continue
             path = list(lineage(node))[::-1]
-            room -= sum(len(part.tokens) for part in path)
-            if room < 0:
-                break
+            size = sum(len(part.tokens) for part in path)
+            if size > room:
+                continue
+            room -= size
             root = path[0].parent
             assert root is not None
             found.append(LeavingPath(root.keys, b"".join(part.tokens for part in path), self._first(path)))
@@ -96,8 +97,6 @@ class Shelter:
 
         Nothing is copied that takes longer to copy than to compute, nor while other blocks come from siblings.
         """
-        if self._tiers.in_flight.reads_from(Tier.SIBLING):
-            return Taken(0, ShelterState.COPYING)
         state = ShelterState.FULL
         for path in paths:
             taken = self._take_in(path)
@@ -111,14 +110,18 @@ class Shelter:
         free = pool.free_slots - len(pool.aside) - pool.capacity // _LEFT_FREE  # `aside`: an earlier process's may be found yet
         blocks = len(leaving.tokens) // BLOCK_BYTES
         root = self._tree.known_root(leaving.digest)
-        if root is None and not self._elsewhere.tiers(chain_keys(leaving.digest, leaving.tokens[:BLOCK_BYTES])):
-            return _NOTHING  # nobody's: no root is made for it
         match = None if root is None else self._tree.match(root, leaving.tokens)
-        matched = 0 if match is None else sum(node.blocks for node in match.path[:-1]) + match.last_blocks
+        matched, key = 0, leaving.digest
+        if match is not None and match.path:
+            matched = sum(node.blocks for node in match.path[:-1]) + match.last_blocks
+            key = match.path[-1].key(match.last_blocks - 1)
         if matched == blocks:
             return Taken(0, ShelterState.HELD)
-        if blocks - matched > free or matched < leaving.first:
+        following = chain_keys(key, leaving.tokens[matched * BLOCK_BYTES : (matched + 1) * BLOCK_BYTES])
+        if blocks - matched > free or matched < leaving.first or self._elsewhere.tiers(following)[:1] != [Tier.SIBLING]:
             return _NOTHING
+        if self._tiers.in_flight.reads_from(Tier.SIBLING):
+            return Taken(0, ShelterState.COPYING)
         path = [] if match is None else self._paths.lock_match(match)
         try:
             above = path[-1] if path else self._tree.root_of(leaving.digest)
@@ -128,7 +131,7 @@ class Shelter:
             self._paths.unlock(path)
 
     def _stage(self, above: Node, tokens: bytes, start: int, most: int) -> int:
-        kinds, keys = self._fetcher.elsewhere(above, tokens, start, most)
+        kinds, keys = self._fetcher.elsewhere(above, tokens, start, most, counts=False)
         count = next((at for at, kind in enumerate(kinds) if kind is not Tier.SIBLING), len(kinds))
         if count:
             slots = self._tiers[Tier.HOST].pool.take(count)

@@ -122,7 +122,9 @@ class Fetcher:
         self._stored.follow(child, 0, child.blocks, now)
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
-    def elsewhere(self, node: Node, tokens: bytes, start: int, most: int) -> tuple[Sequence[Tier], list[bytes]]:
+    def elsewhere(
+        self, node: Node, tokens: bytes, start: int, most: int, counts: bool = True
+    ) -> tuple[Sequence[Tier], list[bytes]]:
         """What follows a node, or a root, with other workers, and is worth fetching.
 
         Args:
@@ -130,13 +132,14 @@ class Fetcher:
             tokens: of the prompt.
             start: blocks of it down to the end of the node.
             most: blocks that are looked for.
+            counts: whether blocks that are not worth it are counted.
 
         Returns:
             Kinds of memory, and keys, of the next blocks.
         """
         keys: list[bytes] = []
         found = self._elsewhere.tiers(_keys(node, start, tokens, min(len(tokens) // BLOCK_BYTES, start + most), keys))
-        kinds = self._worth_fetching(found, 0)
+        kinds = self._worth_fetching(found, 0, counts)
         return kinds, keys[: len(kinds)]
 
     def stage(
@@ -191,7 +194,7 @@ class Fetcher:
             at = stop
         return transfers
 
-    def _worth_fetching(self, kinds: Sequence[Tier], ahead: int) -> Sequence[Tier]:
+    def _worth_fetching(self, kinds: Sequence[Tier], ahead: int, counts: bool = True) -> Sequence[Tier]:
         """As many of the first blocks as are faster to fetch than to compute; of fewer, half as many are tried each time."""
         blocks = len(kinds)
         while blocks:
@@ -200,7 +203,7 @@ class Fetcher:
                 break
             run = next((at for at in range(1, blocks) if kinds[blocks - 1 - at] is not kinds[blocks - 1]), blocks)
             blocks -= (run + 1) // 2
-        if blocks < len(kinds):
+        if counts and blocks < len(kinds):
             self._tiers.decisions["fetch_skipped_slower"] += len(kinds) - blocks
         return kinds[:blocks]
 

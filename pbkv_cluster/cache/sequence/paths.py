@@ -99,6 +99,9 @@ class Paths:
         self._tiers.prefetched.used(node)
         self._tiers.prefetched.staging.used(node)
         self._tiers.prefetched.early.wasted(node)
+        if node.sheltered:  # it is this worker's own from now on
+            node.sheltered = False
+            self._tiers.note(node, 0, node.blocks)
         owner = handle.owner
         if owner not in self._workflows:
             return  # the workflow ended while its step ran
