@@ -110,12 +110,11 @@ def test_names_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_path_that_is_too_long_keeps_no_other_from_being_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelter, "PATHS_BYTES", TEXT * BLOCK_BYTES)
-    rig = Rig(host=16, policy="lru")
-    rig.run("long", blocks=8)
-    for name in "abcdef":
-        rig.run(name)
-    (named,) = leaving(rig)
-    assert len(named) <= TEXT * BLOCK_BYTES
+    rig = Rig(host=40, policy="lru")
+    rig.run("long", blocks=2 * TEXT)
+    for number in range(22):
+        rig.run(f"short {number}", blocks=2)
+    assert leaving(rig) == {path("short 0", blocks=2), path("short 1", blocks=2)}
 
 
 def test_what_is_leased_is_not_named() -> None:
