@@ -26,7 +26,7 @@ Siblings = Callable[[], Awaitable[Sequence[str]]]
 _LOOK_S = 0.2  # between two looks at what is about to leave
 _COPYING_S = 0.02  # likewise while a sibling copies
 _FULL_S = 2.0  # for which a sibling is left alone that has no room, or does not answer
-_REFUSED_S = 30.0  # for which one is left alone that refuses
+_REFUSED_S = 30.0  # for which one is left alone that refuses, or all are if none can be reached
 _TIMEOUT_S = 1.0
 
 _PAUSES_S = {
@@ -72,9 +72,12 @@ class ShelterSeeker:
         while True:
             try:
                 pause_s = await self._look()
-            except (PbkvError, OSError) as error:  # of the directory, of certificates; or the engine has ended, which it tells
+            except PbkvError as error:  # the directory does not answer; or the engine has ended, which it tells
                 log.debug("no shelter is sought: %s", error)
                 pause_s = _FULL_S
+            except OSError as error:  # certificates cannot be read
+                log.warning("no shelter is sought: %s", error)
+                pause_s = _REFUSED_S
             await asyncio.sleep(pause_s)
 
     async def _look(self) -> float:
