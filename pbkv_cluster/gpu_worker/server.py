@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from math import inf
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from pbkv_cluster.core.clock import Clock
 from pbkv_cluster.core.config import Config
 from pbkv_cluster.core.locations.residency import Residency
 from pbkv_cluster.core.text.codec import TextCodec
+from pbkv_cluster.core.tokens import BLOCK_TOKENS
 from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.gpu_worker.direct.receivers import Receivers
 from pbkv_cluster.gpu_worker.direct.servicer import OutputServicer
@@ -141,6 +143,8 @@ class WorkerServer:
             others or NOWHERE,
             DecisionLog(self._clock, self._config.cache.decision_log_bytes),
         )
+        if others is not None:
+            others.compute_block_s = lambda: _block_seconds(engine)
         if runner.host is not None:
             stored = {Tier.HOST: runner.host.stored()}
             if runner.disk is not None:
@@ -282,3 +286,8 @@ class WorkerServer:
                 stack.push_async_callback(self._shelter.stop)
             stack.push_async_callback(self._output_rpc.stop)
             stack.push_async_callback(self._rpc.stop)
+
+
+def _block_seconds(engine: Engine) -> float:
+    """That the prefill of a block takes; infinite before the first one."""
+    return BLOCK_TOKENS / engine.prefill_tokens_per_s if engine.prefill_tokens_per_s else inf

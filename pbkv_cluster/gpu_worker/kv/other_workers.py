@@ -1,16 +1,24 @@
-"""The blocks of other workers, as this worker's cache and its copy threads see them."""
+"""The blocks of other workers, as this worker's cache and its copy threads see them.
+
+Nodes are not equally fast. A block that several have is read from the fastest. One from which a block takes longer than to
+compute it, and much longer than from another node, is left alone, so that it does not make all of them look slow; after a while
+it is tried again with a few blocks.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 
 from pbkv_cluster.core.errors import Unavailable
 from pbkv_cluster.core.usage import Tier
+from pbkv_cluster.gpu_worker.kv.lanes.lane_speed import TRIAL_BLOCKS, LaneSpeed
 from pbkv_cluster.store.arena.slots import Bytes, ReadResult
 from pbkv_cluster.store.block_map import BlockMap
 from pbkv_cluster.store.block_source import BlockPlace, BlockSource
 
 _REST_S = 5.0  # for which a node that did not answer is left alone
+_MUCH_SLOWER = 2.0  # times as slow as the fastest node
 
 
 class OtherWorkers:
@@ -38,6 +46,8 @@ class OtherWorkers:
         self.decisions: Counter[str] = Counter()  # see `Elsewhere`
         # Seconds of connecting, and of waiting for nodes that did not answer. Each kind of memory is read by one thread.
         self.lost_s = dict.fromkeys(Tier, 0.0)
+        self.compute_block_s: Callable[[], float] = lambda: inf  # seconds that a block takes to compute, as measured
+        self._speeds: dict[tuple[Tier, str], LaneSpeed] = {}  # by kind of memory and node
         self._blocks = blocks
         self._node = node
         self._worker_id = worker_id
@@ -54,11 +64,17 @@ class OtherWorkers:
         """See `Elsewhere.tiers`."""
         found = list[Tier]()
         if self.tiers_read and self._blocks:
+            slow = self._slow()
             for key in keys:
-                kinds = {tier for tier, _ in self._places(key)}
+                places = list(self._places(key))
+                kinds = {tier for tier, place in places if place.node not in slow or slow[place.node] > 0}
                 tier = next((tier for tier in self.tiers_read if tier in kinds), None)
                 if tier is None:
+                    if places:
+                        self.decisions[f"{places[0][0].value}_slow"] += 1
                     break
+                if slow:
+                    slow = {node: left - any(place.node == node for _, place in places) for node, left in slow.items()}
                 found.append(tier)
         return found
 
@@ -72,7 +88,8 @@ class OtherWorkers:
         is_read = [False] * len(keys)
         by_node: dict[str, list[tuple[int, BlockPlace]]] = {}
         for number, key in enumerate(keys):
-            place = next((place for kind, place in self._places(key) if kind is tier), None)
+            places = (place for kind, place in self._places(key) if kind is tier)
+            place = min(places, key=lambda place: self._block_s(tier, place.node), default=None)
             if place is None:
                 self.decisions[f"{tier.value}_absent"] += 1
             else:
@@ -91,6 +108,8 @@ class OtherWorkers:
                 self._rests_until[tier, node] = self._now() + _REST_S
                 self.decisions[f"{tier.value}_unavailable"] += len(wanted)
                 continue
+            if arrived := results.count(ReadResult.READ):
+                self._speeds.setdefault((tier, node), LaneSpeed(self._now)).add(arrived, self._now() - begun)
             for (number, place), result in zip(wanted, results, strict=True):
                 if result is ReadResult.READ:
                     is_read[number] = True
@@ -98,6 +117,19 @@ class OtherWorkers:
                     self.decisions[f"{tier.value}_{result.value}"] += 1
                     self._blocks.forget(keys[number], place)
         return is_read
+
+    def _slow(self) -> dict[str, int]:
+        """The nodes that are left alone, and how many blocks each may be tried with."""
+        speeds = {node: speed for (tier, node), speed in self._speeds.items() if tier is Tier.REMOTE}
+        if len(speeds) < 2:
+            return {}
+        most_s = max(self.compute_block_s(), _MUCH_SLOWER * min(speed.block_s for speed in speeds.values()))
+        return {node: TRIAL_BLOCKS * speed.needs_trial for node, speed in speeds.items() if speed.block_s > most_s}
+
+    def _block_s(self, tier: Tier, node: str) -> float:
+        """Seconds that a block took lately from a kind of memory of a node; 0: that has not been measured."""
+        speed = self._speeds.get((tier, node))
+        return 0.0 if speed is None else speed.block_s
 
     def _places(self, key: bytes) -> Iterator[tuple[Tier, BlockPlace]]:
         """Where a block can be read now, and from which kind of memory."""
