@@ -14,6 +14,8 @@ from pbkv_cluster.cli.main import main
 from pbkv_cluster.cli.top.app import TopApp
 from pbkv_cluster.client import Client, Workflow
 from pbkv_cluster.cluster.local import LocalCluster
+from pbkv_cluster.core.locations.residency import PACKED_BYTES, Residency
+from pbkv_cluster.core.usage import Tier
 from pbkv_cluster.store.cluster_index import Directory, connect
 from tests.polling import eventually, wait_for
 
@@ -85,7 +87,8 @@ def test_the_index_is_found_right_and_a_wrong_entry_is_named(cluster: LocalClust
         try:
             worker = (await Directory(redis, cluster.name, 10).workers())[0]
             (key,) = [each async for each in redis.scan_iter(f"*blocks:{worker.worker_id}:{worker.incarnation}")]
-            await redis.hset(key, b"\xab" * 16, (2 | 1 << 3).to_bytes(5, "little"))
+            packed = Residency(frozenset({Tier.HOST}), 0).pack()
+            await redis.hset(key, b"\xab" * 16, packed.to_bytes(PACKED_BYTES, "little"))
             return worker.worker_id, key
         finally:
             await redis.aclose()
