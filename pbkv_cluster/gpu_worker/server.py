@@ -157,7 +157,8 @@ class WorkerServer:
         if self._predictor is not None:
             self._predictor_link = self._link_to_predictor(self._predictor, engine)
         self._thread.start()
-        if others is not None and runner.host is not None and self._siblings is not None and others.reads_siblings:
+        tiers_read = others.tiers_read if others is not None and runner.host is not None else ()
+        if self._siblings is not None and Tier.SIBLING in tiers_read:
             self._shelter = ShelterSeeker(self._thread, self._siblings)
             self._shelter.start()
         disk = None if runner.disk is None else runner.disk.disk.disk
@@ -165,7 +166,6 @@ class WorkerServer:
         self._figures = WorkerFigures(
             self._thread, memory_of_tiers, runner.copies, self._predictor_link, lambda: self.problems, self._clock
         )
-        tiers_read = others.tiers_read if others is not None and runner.host is not None else ()
         output_address = await self._serve_output(host) if self._config.gateway.direct_output else ""
         address = await self._serve(host, port, model.namespace(), memory_of_tiers)
         return WorkerFacts(

@@ -141,3 +141,9 @@ def test_nodes_that_are_equally_slow_are_judged_together() -> None:
     uneven.remote.read_s["fast"] = 0.9
     uneven.measure()
     assert uneven.workers.tiers(MANY) == [Tier.REMOTE] * 40
+
+
+def test_blocks_of_a_kind_that_is_not_read_are_not_counted_as_slow() -> None:
+    workers = others(Remote(ManualClock()), ManualClock(), here=MANY)
+    assert workers.tiers(MANY) == []
+    assert not workers.decisions

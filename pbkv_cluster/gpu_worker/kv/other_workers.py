@@ -55,11 +55,6 @@ class OtherWorkers:
         self._now = now
         self._rests_until: dict[tuple[Tier, str], float] = {}  # by kind of memory and node
 
-    @property
-    def reads_siblings(self) -> bool:
-        """Whether it reads the host memory of the node's other workers."""
-        return Tier.SIBLING in self._sources
-
     def tiers(self, keys: Iterable[bytes]) -> Sequence[Tier]:
         """See `Elsewhere.tiers`."""
         found = list[Tier]()
@@ -70,8 +65,8 @@ class OtherWorkers:
                 kinds = {tier for tier, place in places if place.node not in slow or slow[place.node] > 0}
                 tier = next((tier for tier in self.tiers_read if tier in kinds), None)
                 if tier is None:
-                    if places:
-                        self.decisions[f"{places[0][0].value}_slow"] += 1
+                    if any(place.node in slow for _, place in places):
+                        self.decisions["remote_slow"] += 1
                     break
                 if slow:
                     slow = {node: left - any(place.node == node for _, place in places) for node, left in slow.items()}
@@ -81,7 +76,8 @@ class OtherWorkers:
     def is_near(self, key: bytes) -> bool:
         """See `Elsewhere.is_near`. What a sibling shelters it does not keep for long."""
         places = self._blocks.places(key, self._worker_id)
-        return self.reads_siblings and any(self._kind(place) is Tier.SIBLING and not place.sheltered for place in places)
+        kept = (place for place in places if not place.sheltered)
+        return Tier.SIBLING in self.tiers_read and any(self._kind(place) is Tier.SIBLING for place in kept)
 
     def read(self, tier: Tier, keys: Sequence[bytes], targets: Sequence[Bytes]) -> list[bool]:
         """Reads blocks from one kind of memory. Returns whether each was read; blocks until then."""
